@@ -1,0 +1,1 @@
+"""What every other room builds on: errors, and helpers a few lines long."""
