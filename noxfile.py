@@ -1,0 +1,75 @@
+"""What is checked, as sessions: ``nox -l`` lists them, ``nox -s lint`` runs one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+# Minutes long, and not for every change: a session each where the script is there.
+SCRIPTS = {"bench": "bench/run.py", "soak": "bench/soak.py", "system": "tests/system/run.py"}
+
+nox.needs_version = ">=2024.10.9"
+nox.options.sessions = ["tests", "lint", "types", "docs"]
+# A CPython that is not installed is skipped, in CI as well.
+nox.options.error_on_missing_interpreters = False
+nox.options.reuse_venv = "yes"
+
+if shutil.which("pyenv"):
+    # pyenv's commands work for the versions selected: select all that are installed.
+    versions = subprocess.run(
+        ["pyenv", "versions", "--bare"], capture_output=True, text=True, check=False
+    )
+    os.environ.setdefault("PYENV_VERSION", ":".join(reversed(versions.stdout.split())))
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The tests, with every branch of the sources covered: ``nox -s tests -- tests/_core``."""
+    session.install("-e", ".[test]")
+    # A part of the tests does not cover the whole.
+    session.run("pytest", *(session.posargs or ["--cov", "--cov-report=term-missing"]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """The formatting and the rules of ruff."""
+    session.install("-e", ".[lint]")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """The types: no error, lines that must fail do, and no public name without its type."""
+    session.install("-e", ".[types]")
+    session.run("mypy")
+    session.run("pyright", "--warnings")
+    session.run("pyright", "--verifytypes", "sockscope", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, in docs/_build; a warning is an error."""
+    session.install("-e", ".[docs,cli,interfaces]")
+    session.run("sphinx-build", "-W", "--keep-going", "-q", "-E", "docs", "docs/_build")
+
+
+def script_session(name: str, path: str) -> None:
+    """Make the session that runs one of `SCRIPTS`, with the arguments after ``--``."""
+
+    def run(session: nox.Session) -> None:
+        session.install("-e", ".[bench]")
+        session.run("python", path, *session.posargs)
+
+    run.__doc__ = f"{path}, with the arguments after --."
+    nox.session(run, name=name)
+
+
+for script_name, script_path in SCRIPTS.items():
+    if (Path(__file__).parent / script_path).exists():
+        script_session(script_name, script_path)
