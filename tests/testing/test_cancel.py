@@ -220,7 +220,7 @@ class TestPlanted:
             lost.close()
 
         with pytest.raises(
-            LeakError, match="step 1.*garbage collector: unclosed <socket"
+            LeakError, match=r"step 1.*garbage collector: unclosed <socket"
         ) as caught:
             await cancel_everywhere(accepted_and_lost)
         assert caught.value.step == 1
@@ -266,7 +266,7 @@ class TestPlanted:
                 if trio.current_effective_deadline() == -float("inf"):
                     await sleep_forever_shielded()
 
-        with pytest.raises(StuckError, match="at .* in sleep_forever_shielded") as caught:
+        with pytest.raises(StuckError, match=r"at .* in sleep_forever_shielded") as caught:
             await cancel_everywhere(cleans_up_for_ever)
         assert (caught.value.step, caught.value.moment) == (1, "before")
 
@@ -278,7 +278,7 @@ class TestPlanted:
             if not next(tokens, None):
                 await trio.sleep_forever()
 
-        with pytest.raises(StuckError, match="not cancelled: not over after 0.3 s"):
+        with pytest.raises(StuckError, match=r"not cancelled: not over after 0\.3 s"):
             await cancel_everywhere(takes_a_token)
 
     async def test_stuck_at_once(self, quickly):
