@@ -138,7 +138,9 @@ def words_for(exc: OSError) -> str:
 
 
 def socket_error(
-    exc: OSError, step: str, cls: type[_E] = SocketError  # type: ignore[assignment]  # TypeVar default
+    exc: OSError,
+    step: str,
+    cls: type[_E] = SocketError,  # type: ignore[assignment]  # TypeVar default
 ) -> _E:
     """*exc* as one of ours: ``raise socket_error(exc, "bind to ...") from exc``.
 
@@ -274,6 +276,38 @@ class TruncatedError(SocketError):
         self.datagram = datagram
 
 
+class DatagramError(SocketError):
+    """A datagram could not be sent, or the network said that one did not arrive.
+
+    The socket lives: it can send and receive as before.
+
+    Attributes:
+      address: where the datagram was to go; None where the system does not say.
+      offender: the address of who reported it by ICMP, with ``receive_errors`` only.
+      mtu: the path's MTU in bytes, where that is the trouble and known.
+      returned: the head of the datagram that came back, with ``receive_errors`` only.
+      sent: datagrams of this call that were handed to the system before.
+    """
+
+    def __init__(
+        self,
+        number: int | None,
+        message: str,
+        *,
+        address: object = None,
+        offender: object = None,
+        mtu: int | None = None,
+        returned: bytes = b"",
+        sent: int = 0,
+    ) -> None:
+        """See the class."""
+        self.address = address
+        self.offender = offender
+        self.mtu = mtu
+        self.returned = returned
+        self.sent = sent
+
+
 class OptionError(SocketError):
     """A socket option could not be set or read.
 
@@ -300,3 +334,38 @@ class OptionError(SocketError):
 
 class UnsupportedOptionError(OptionError):
     """This system, or this kind of socket, does not have the option."""
+
+
+class IncompleteReadError(SocketError, EOFError):
+    """The stream ended in the middle of what was to be received.
+
+    Attributes:
+      errno: None: no system call failed.
+      partial: the bytes of it that had come; they are taken out of the buffer.
+    """
+
+    def __init__(self, number: int | None, message: str, *, partial: bytes = b"") -> None:
+        """See the class."""
+        self.partial = partial
+
+
+class RecordTooLongError(SocketError):
+    """A record or line is longer than its ``max_size`` (``EMSGSIZE``).
+
+    What came of it stays in the buffer, where ``receive_some`` finds it.
+
+    Attributes:
+      max_size: the limit, in the unit of the call (bytes, or characters of text).
+    """
+
+    def __init__(self, number: int | None, message: str, *, max_size: int = 0) -> None:
+        """See the class."""
+        self.max_size = max_size
+
+
+class UnknownOptionError(OptionError, ValueError, TypeError):
+    """No option has that name; the message gives the nearest one that there is.
+
+    It is a TypeError, as any unknown keyword is, and a ValueError for what reads
+    configuration files.
+    """
