@@ -1,0 +1,98 @@
+"""What TLS failures are called: the peer in words, and OpenSSL's reason."""
+
+from __future__ import annotations
+
+import errno
+import ssl
+from typing import Any, Final
+
+import trio
+
+from sockscope._core.errors import HandshakeError
+
+# An alert is seven bytes or so on a connection that has carried next to nothing:
+# only a peer that does not read at all keeps it waiting.
+ALERT_SECONDS: Final = 5.0
+# OpenSSL's own word since 3.0 for a stream that ended without close_notify; its
+# older versions and the standard library have none.
+UNEXPECTED_EOF: Final = "UNEXPECTED_EOF_WHILE_READING"
+
+
+def peer_in_words(transport: trio.abc.Stream, server_hostname: str | None) -> str:
+    """Who is at the other end of *transport*, for messages; never raises.
+
+    Our own streams know their peer's address. Trio's have a socket to ask, which
+    fails once the peer has reset the connection.
+    """
+    below: Any = transport
+    address = getattr(below, "remote_address", None)
+    if address is None:
+        try:
+            address = _printed(below.socket.getpeername())
+        except (AttributeError, OSError):
+            address = None
+    if not server_hostname:
+        return str(address) if address else "the peer"
+    return f"{server_hostname} ({address})" if address else server_hostname
+
+
+def _printed(name: Any) -> str:
+    """A name as getpeername gives it, printed as our own addresses are."""
+    if not isinstance(name, tuple):
+        return f"unix:{name}" if name else ""
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    return f"{host}:{name[1]}"
+
+
+def unexpected_eof() -> ssl.SSLEOFError:
+    """The error of a stream that ended without close_notify.
+
+    Made here, not asked of OpenSSL: a context with ``OP_IGNORE_UNEXPECTED_EOF``
+    would hide the truncation.
+    """
+    return ssl.SSLEOFError(
+        ssl.SSLErrorNumber.SSL_ERROR_EOF, "the stream ended without close_notify"
+    )
+
+
+def reason_of(exc: ssl.SSLError) -> str:
+    """OpenSSL's word for what went wrong, such as ``"CERTIFICATE_VERIFY_FAILED"``."""
+    if isinstance(exc, ssl.SSLEOFError):
+        return UNEXPECTED_EOF
+    return getattr(exc, "reason", None) or "UNKNOWN"
+
+
+def in_words(exc: ssl.SSLError) -> str:
+    """OpenSSL's reason, with what it says of a certificate."""
+    detail = getattr(exc, "verify_message", None)
+    if isinstance(exc, ssl.SSLEOFError):
+        return "the peer closed the connection"
+    return f"{reason_of(exc)} ({detail})" if detail else reason_of(exc)
+
+
+def handshake_error(words: str, peer: str, *, server_side: bool, reason: str) -> HandshakeError:
+    """A handshake's failure: whose it was, with whom, and why."""
+    role = "as the server, with client" if server_side else "as the client, with server"
+    return HandshakeError(
+        errno.EPROTO, f"TLS handshake failed ({role} {peer}): {words}", reason=reason
+    )
+
+
+def default_hostname(transport: trio.abc.Stream) -> str | None:
+    """The name that *transport* was opened with, or the literal address if it was one."""
+    below: Any = transport
+    name = getattr(below, "remote_name", None)
+    if name is not None:
+        return str(name)
+    host = getattr(getattr(below, "remote_address", None), "host", None)
+    return None if host is None else str(host)
+
+
+async def send_alert(transport: trio.abc.Stream, outgoing: ssl.MemoryBIO) -> None:
+    """Tell the peer why, if it listens: the alert that OpenSSL has left in *outgoing*."""
+    try:
+        with trio.move_on_after(ALERT_SECONDS):
+            if outgoing.pending:
+                await transport.send_all(outgoing.read())
+    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+        pass  # the peer has gone: it will not hear, and our own error stands

@@ -1,0 +1,175 @@
+"""How a TLS stream sends: one call of OpenSSL's and one of the stream below, for each piece."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import BinaryIO, Final
+
+import trio
+from trio.lowlevel import checkpoint
+
+from sockscope._tls.driver import RECORD_SIZE, TLSDriver, busy
+from sockscope._tls.file_pieces import reader_of
+
+# How much is encrypted before it is sent: four records for one call of the stream
+# below. More would only lie in memory while the peer is slow.
+PIECE_SIZE: Final = 4 * RECORD_SIZE
+# A thread costs as much as encrypting this does: so much is read by one.
+FILE_READ_SIZE: Final = 4 * PIECE_SIZE
+
+
+class Sending(TLSDriver):
+    """The sending half of `TLSStream`."""
+
+    __slots__ = ()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Encrypt *data* and send it, in pieces, waiting for room as often as it takes.
+
+        Args:
+          data: the bytes; an empty one is only a checkpoint.
+
+        Raises:
+          trio.BrokenResourceError: the connection broke; its ``__cause__`` says how.
+            Where the peer refused this side's certificate, the next `receive_some`
+            has its reason.
+          trio.ClosedResourceError: this side is closed, or `send_eof` was called.
+          trio.BusyResourceError: another task is sending.
+
+        A checkpoint. When cancelled, part of the data may have been sent, and the
+        stream is broken for good: a record cut in the middle cannot be mended.
+        Source: `trio.abc.SendStream`.
+        """
+        if self._sending:
+            raise busy("sending on")
+        self._sending = True
+        try:
+            if not self._send_ready:
+                await self._before_sending()
+            if type(data) is bytes and 0 < len(data) <= PIECE_SIZE:
+                await self._send_piece(data)
+            elif data:
+                await self._send_pieces(data)
+            else:
+                await checkpoint()
+        finally:
+            self._sending = False
+
+    async def _before_sending(self) -> None:
+        """Raise what a send must raise before it has tried anything; shake hands if need be."""
+        self._check_open("send")
+        if self._eof_sent:
+            raise trio.ClosedResourceError("cannot send after send_eof")
+        if self._send_fault is not None:
+            raise self._broken("send", self._send_fault)
+        await self._ensure_handshake("send")
+
+    async def _send_piece(self, piece: bytes | memoryview) -> None:
+        try:
+            # Never cut short: the standard library sets no partial writes.
+            self._ssl.write(piece)
+        except ssl.SSLWantReadError:
+            await self._write_in_renegotiation(piece)
+        except ssl.SSLError as exc:
+            await self._protocol_error(exc, "send")
+        await self._flush()
+
+    async def _send_pieces(self, data: bytes | bytearray | memoryview) -> None:
+        with memoryview(data) as whole, whole.cast("B") as view:
+            for start in range(0, len(view), PIECE_SIZE):
+                with view[start : start + PIECE_SIZE] as piece:
+                    await self._send_piece(piece)
+
+    async def _write_in_renegotiation(self, piece: bytes | memoryview) -> None:
+        """Write *piece* once the new handshake that the peer began is through (TLS 1.2)."""
+        try:
+            while True:
+                if self._outgoing.pending:
+                    await self._flush()
+                await self._pull()
+                try:
+                    self._ssl.write(piece)
+                except ssl.SSLWantReadError:
+                    if self._receive_fault is not None:
+                        raise self._broken("send", self._receive_fault) from None
+                else:
+                    return
+        except ssl.SSLError as exc:
+            await self._protocol_error(exc, "send")
+        except BaseException as exc:
+            self._break(exc)
+            raise
+
+    async def send_file(
+        self,
+        file: BinaryIO,
+        offset: int = 0,
+        count: int | None = None,
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """Send part of a file, reading it in a thread, piece by piece.
+
+        Args:
+          file: a file opened for reading bytes. One with a descriptor keeps its position.
+          offset: where in the file to begin, in bytes.
+          count: how many bytes; None is up to the end. Fewer if the file ends before.
+          progress: called with the bytes sent so far, after each piece.
+
+        Returns:
+          The bytes sent.
+
+        Raises:
+          ValueError: *offset* or *count* is negative.
+          Otherwise as `send_all`, and what reading the file raises.
+
+        A checkpoint. When cancelled, *progress* was told how much had been sent.
+        """
+        if offset < 0 or (count is not None and count < 0):
+            raise ValueError(f"offset and count must be 0 or more, not {offset} and {count}")
+        if self._sending:
+            raise busy("sending on")
+        self._sending = True
+        try:
+            if not self._send_ready:
+                await self._before_sending()
+            read = reader_of(file)
+            sent = 0
+            while True:
+                size = FILE_READ_SIZE if count is None else min(FILE_READ_SIZE, count - sent)
+                data = await trio.to_thread.run_sync(read, offset + sent, size)
+                if not data:
+                    return sent
+                for start in range(0, len(data), PIECE_SIZE):
+                    piece = data[start : start + PIECE_SIZE]
+                    await self._send_piece(piece)
+                    sent += len(piece)
+                    if progress is not None:
+                        progress(sent)
+        finally:
+            self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Sleep until `send_all` might not have to wait.
+
+        Raises:
+          trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError:
+            as `send_all`.
+
+        A checkpoint. Source: `trio.abc.SendStream`.
+        """
+        if self._sending:
+            raise busy("sending on")
+        self._sending = True
+        try:
+            if not self._send_ready:
+                await self._before_sending()
+            await self._wait_for_turn()
+            self._flushing = True
+            try:
+                await self._transport.wait_send_all_might_not_block()
+            finally:
+                self._end_turn()
+        finally:
+            self._sending = False
