@@ -1,0 +1,184 @@
+"""Options back from a socket: all of them, or what became of those that were asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sockscope._options import kinds
+from sockscope._options.codec import BufferSize
+from sockscope._options.composed import MPTCP
+from sockscope._options.kernel import (
+    UNSUPPORTED,
+    Label,
+    SocketLike,
+    read_value,
+    unsuited,
+    unwrap,
+    without_mapped,
+)
+from sockscope._options.model import Option, RawSocket
+from sockscope._options.plan import Stated, extra_step
+from sockscope._options.table import SETTABLE
+
+
+@dataclass(frozen=True)
+class OptionResult:
+    """What became of one option.
+
+    Attributes:
+      requested: the value asked for.
+      effective: what the kernel holds, in its own figures; None if it does not tell.
+      reason: why they differ, or why it does nothing; None if there is nothing to say.
+      ok: whether it is in effect as asked, be it in the kernel's way (doubled, rounded up).
+    """
+
+    requested: Any
+    effective: Any
+    reason: str | None = None
+    ok: bool = True
+
+
+class Report(Mapping[Label, OptionResult]):
+    """What became of each option asked for: a mapping by name, ``(level, name)`` for an extra one."""
+
+    def __init__(self, results: Mapping[Label, OptionResult]) -> None:
+        self._results = dict(results)
+
+    def __getitem__(self, name: Label) -> OptionResult:
+        return self._results[name]
+
+    def __iter__(self) -> Iterator[Label]:
+        return iter(self._results)
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __repr__(self) -> str:
+        return f"Report({self._results!r})"
+
+    @property
+    def ok(self) -> bool:
+        """Whether every option is in effect as asked."""
+        return all(result.ok for result in self._results.values())
+
+
+def read_options(sock: SocketLike) -> dict[str, Any]:
+    """What to set so that another socket becomes like *sock*."""
+    raw = unwrap(sock)
+    kind = kinds.kind_of(raw.family, raw.type)
+    values = {}
+    for option in SETTABLE:
+        if option.user:
+            values[option.name] = getattr(sock, option.name, None)
+        elif option.copied and option.readable and option.targets_for(kind):
+            values[option.name] = _settable_value(option, raw, kind)
+    return values
+
+
+def _settable_value(option: Option, raw: RawSocket, kind: str) -> Any:
+    """What the kernel holds, as it is set; None where this system has no such option."""
+    try:
+        value = read_value(option, raw, kind)
+    except OSError as exc:
+        if exc.errno in UNSUPPORTED:
+            return None
+        raise
+    return value // BufferSize.factor if isinstance(option.codec, BufferSize) else value
+
+
+def check_options(options: Stated, sock: SocketLike) -> Report:
+    """What became of each of *options* on *sock*."""
+    raw = unwrap(sock)
+    kind = kinds.kind_of(raw.family, raw.type)
+    results: dict[Label, OptionResult] = {}
+    for option, value in options.stated():
+        result = _check_timer(option, value, sock) if option.user else _check(option, value, raw, kind)
+        results[option.name] = result
+    for key, wanted in options.extra.items():
+        results[key] = _check_extra(key, wanted, raw)
+    return Report(results)
+
+
+def _check_timer(option: Option, value: Any, sock: SocketLike) -> OptionResult:
+    effective = getattr(sock, option.name, None)
+    if effective is None:
+        problem = "only streams of sockscope keep it, by Trio's clock"
+        return OptionResult(value, None, problem, ok=False)
+    return OptionResult(value, effective, None, ok=effective == value)
+
+
+def _check_extra(key: tuple[int, int], wanted: int | bytes, raw: RawSocket) -> OptionResult:
+    step = extra_step(key, wanted)
+    try:
+        got = step.target.read(raw, step.codec)
+    except OSError as exc:
+        return OptionResult(wanted, None, f"cannot be read: {exc.strerror}")
+    ok = step.codec.matches(step.raw, got)
+    reason = None if ok else "the system holds another value"
+    return OptionResult(wanted, step.codec.unpack(got), reason, ok=ok)
+
+
+def _check(option: Option, value: Any, raw: RawSocket, kind: str) -> OptionResult:
+    requested = option.shown(value)
+    problem = unsuited(option, kind)
+    if problem is not None:
+        return OptionResult(requested, None, problem.strerror, ok=False)
+    if not option.readable:
+        return OptionResult(requested, None, option.readback)
+    try:
+        effective = read_value(option, raw, kind)
+        matching = _matches(option, value, raw, kind)
+    except OSError as exc:
+        return OptionResult(requested, None, f"not in effect: {exc.strerror}", ok=False)
+    if isinstance(value, bool):
+        effective = bool(effective)
+    ok, reason = _judge(option, value, effective, matching, raw, kind)
+    return OptionResult(requested, option.shown(effective), reason, ok=ok)
+
+
+def _matches(option: Option, value: Any, raw: RawSocket, kind: str) -> bool:
+    steps = without_mapped(option.steps(value, kind), raw, kind)
+    return all(s.codec.matches(s.raw, s.target.read(raw, s.codec)) for s in steps)
+
+
+def _judge(
+    option: Option, value: Any, effective: Any, matching: bool, raw: RawSocket, kind: str
+) -> tuple[bool, str | None]:
+    """Whether it is in effect, and what there is to say."""
+    if kind in option.ignored and value:
+        return False, f"{kinds.DESCRIPTIONS[kind]} takes it and ignores it"
+    if matching:
+        return True, None if option.codec.same(value, effective) else option.readback or None
+    if option.rounds and effective >= value * getattr(option.codec, "factor", 1):
+        return True, option.readback
+    if option.volatile and not option.limits:
+        return True, option.readback
+    return False, _why(option, value, effective, raw)
+
+
+def _why(option: Option, value: Any, effective: Any, raw: RawSocket) -> str:
+    """The reason for another value, as far as one is known."""
+    if raw.proto == MPTCP:
+        return "Multipath TCP ignores it, or has a value of its own"
+    limits = [f"{name} ({found})" for name in option.limits if (found := _sysctl(name))]
+    if limits and effective < value * getattr(option.codec, "factor", 1):
+        return f"clamped by {', '.join(limits)}"
+    if option.codec.same(value, effective):
+        return "what it holds for IPv4 traffic is another value"
+    if option.privilege:
+        return f"the system holds another value; it needs {option.privilege}"
+    return option.readback or "the system holds another value"
+
+
+def _sysctl(name: str) -> str:
+    """The value of a limit; "" where there is no such file."""
+    if sys.platform != "linux":
+        return ""
+    try:
+        return " ".join(Path("/proc/sys", *name.split(".")).read_text().split())
+    except OSError:
+        return ""
