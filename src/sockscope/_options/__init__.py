@@ -1,6 +1,6 @@
-"""The socket options: one table (`table_ip`, `table_transport`, `table_socket`), and what it drives.
+"""The socket options: one table, and what it drives.
 
 Read in this order: `value_types` (values that users see), `kinds`, `codec`, `model` (what a row
-is), the tables, `table` (the index of them all), `plan` (onto a socket, in order),
+is), `table_ip`, `table_transport`, `table_socket`, `table` (the index of them all), `plan` (onto a socket, in order),
 `report` (back from it), `values` (`SocketOptions`), `children`, `access`, `features`.
 """

@@ -1,4 +1,4 @@
-# ruff: noqa: D102  # the methods are described once, at Codec
+# the methods are described once, at Codec
 """Between a value as the user writes it and the integer or bytes that the kernel takes.
 
 A codec checks, packs, unpacks and compares the values of one type, and turns them into
@@ -91,10 +91,15 @@ class Bool(Codec[bool]):
 
     def unpack(self, raw: Raw) -> bool:
         # BSD gives the flag's own bit, not 1.
-        return _integer(raw) != 0
+        return integer(raw) != 0
 
 
-def _integer(raw: Raw) -> int:
+def as_bytes(raw: Raw) -> bytes:
+    """What getsockopt gave for a codec with a size."""
+    return raw if isinstance(raw, bytes) else b""
+
+
+def integer(raw: Raw) -> int:
     """A native integer of any width, as getsockopt gives it."""
     return raw if isinstance(raw, int) else int.from_bytes(raw, sys.byteorder, signed=True)
 
@@ -125,7 +130,7 @@ class Int(Codec[int]):
         return int(value) if value <= INT_MAX else struct.pack("=I", value)
 
     def unpack(self, raw: Raw) -> int:
-        number = _integer(raw)
+        number = integer(raw)
         return number if self.minimum < 0 else number & (2 ** (8 * (self.size or 4)) - 1)
 
 
@@ -146,7 +151,7 @@ class BufferSize(Int):
     factor = 2 if sys.platform == "linux" else 1
 
     def matches(self, wanted: Raw, got: Raw) -> bool:
-        return _integer(got) == _integer(wanted) * self.factor
+        return integer(got) == integer(wanted) * self.factor
 
 
 class PortRange(Codec["tuple[int, int]"]):
@@ -166,7 +171,7 @@ class PortRange(Codec["tuple[int, int]"]):
         return struct.pack("=I", value[1] << 16 | value[0])
 
     def unpack(self, raw: Raw) -> tuple[int, int]:
-        number = _integer(raw)
+        number = integer(raw)
         return number & 0xFFFF, number >> 16 & 0xFFFF
 
     def plain(self, value: tuple[int, int]) -> list[int]:
@@ -177,8 +182,10 @@ _PORT = Int(0, 65535)
 
 
 class Seconds(Codec[float]):
-    """A duration, which the kernel counts in whole units of 1/*scale* s: rounded up, as a
-    time rounded down to 0 would mean something else."""
+    """A duration, which the kernel counts in whole units of 1/*scale* s.
+
+    It is rounded up: rounded down to 0 it would mean something else.
+    """
 
     def __init__(self, scale: int, minimum: float, maximum: float) -> None:
         self.scale, self.minimum, self.maximum = scale, minimum, maximum
@@ -198,7 +205,7 @@ class Seconds(Codec[float]):
         return math.ceil(round(value * self.scale, 3))
 
     def unpack(self, raw: Raw) -> float:
-        return _integer(raw) / self.scale
+        return integer(raw) / self.scale
 
 
 class Timeout(Seconds):
@@ -240,8 +247,7 @@ class Text(Codec[str]):
         return value.encode("utf-8", "surrogateescape") + b"\0"
 
     def unpack(self, raw: Raw) -> str:
-        data = raw if isinstance(raw, bytes) else b""
-        return data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+        return as_bytes(raw).split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
 
 
 def bytes_to_text(value: bytes) -> str:
@@ -287,7 +293,7 @@ class Bytes(Codec[bytes]):
         return value
 
     def unpack(self, raw: Raw) -> bytes:
-        return raw if isinstance(raw, bytes) else b""
+        return as_bytes(raw)
 
     def plain(self, value: bytes) -> str:
         return bytes_to_text(value)
@@ -315,7 +321,7 @@ class Enum(Codec[E_]):
         return int(value)
 
     def unpack(self, raw: Raw) -> E_:
-        return self.cls(_integer(raw))
+        return self.cls(integer(raw))
 
     def plain(self, value: E_) -> str:
         return value.name.lower()
@@ -352,7 +358,7 @@ class Flags(Codec[F]):
         return int(value)
 
     def unpack(self, raw: Raw) -> F:
-        return self.cls(_integer(raw))
+        return self.cls(integer(raw))
 
     def plain(self, value: F) -> list[str]:
         return [str(m.name).lower() for m in self.members if m in value]
@@ -390,7 +396,7 @@ class LingerCodec(Codec["Linger | bool"]):
         return _LINGER.pack(0, 0)
 
     def unpack(self, raw: Raw) -> Linger | bool:
-        on, seconds = _LINGER.unpack(raw if isinstance(raw, bytes) else bytes(self.size))
+        on, seconds = _LINGER.unpack(as_bytes(raw))
         # Others may have stored a negative time, which Linux takes.
         return Linger(min(max(seconds, 0), 65535)) if on else False
 
@@ -459,7 +465,7 @@ class TransmitTimeCodec(Codec[TransmitTime]):
         return struct.pack("=iI", value.clock_id, value.flags)
 
     def unpack(self, raw: Raw) -> TransmitTime:
-        return TransmitTime(*struct.unpack("=iI", raw if isinstance(raw, bytes) else bytes(8)))
+        return TransmitTime(*struct.unpack("=iI", as_bytes(raw)))
 
     def plain(self, value: TransmitTime) -> dict[str, int]:
         return dict(vars(value))
@@ -481,7 +487,7 @@ class Interface(Codec["int | str"]):
         return Int(0, INT_MAX).check(name, value)
 
     def unpack(self, raw: Raw) -> int | str:
-        return _integer(raw)
+        return integer(raw)
 
 
 class FrozenMapping(Mapping[Any, Any]):

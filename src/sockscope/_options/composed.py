@@ -10,7 +10,17 @@ import struct
 from typing import Any
 
 from sockscope._options import kinds
-from sockscope._options.codec import BOOL, MD5_KEY, Bytes, Codec, Int, Network, Seconds
+from sockscope._options.codec import (
+    BOOL,
+    MD5_KEY,
+    Bytes,
+    Codec,
+    Int,
+    Network,
+    Raw,
+    Seconds,
+    as_bytes,
+)
 from sockscope._options.model import Option, RawSocket, Step, Target
 from sockscope._options.value_types import DeadPeer, KeepAlive, PeerCredentials
 
@@ -144,7 +154,9 @@ MD5_STRUCT = Bytes([_MD5SIG.size], "struct tcp_md5sig")
 def expand_md5_key(option: Option, value: bytes, kind: str) -> list[Step]:
     """One key for whoever is at the other end."""
     networks = [_ANY6, _ANY4] if kind == kinds.TCP6 else [_ANY4]
-    return [_md5_step(option, network, MD5_KEY.check(option.name, value), kind) for network in networks]
+    return [
+        _md5_step(option, network, MD5_KEY.check(option.name, value), kind) for network in networks
+    ]
 
 
 def expand_md5_keys(option: Option, value: Any, kind: str) -> list[Step]:
@@ -169,22 +181,25 @@ GROUPS = Bytes([1024], "groups")
 LABEL = Bytes([1024], "label")
 
 
-def unpack_groups(raw: Any) -> tuple[int, ...]:
+def unpack_groups(raw: Raw) -> tuple[int, ...]:
     """The array of gid_t that SO_PEERGROUPS gives."""
+    raw = as_bytes(raw)
     return struct.unpack(f"={len(raw) // 4}I", raw)
 
 
 def gather_peer_credentials(option: Option, sock: RawSocket, kind: str) -> PeerCredentials:
     """From three options, of which kernels without a security module lack the last."""
-    pid, uid, gid = _UCRED.unpack(PEER_CREDENTIALS.read(sock, UCRED))
+    pid, uid, gid = _UCRED.unpack(as_bytes(PEER_CREDENTIALS.read(sock, UCRED)))
     if uid == _NOBODY and pid == 0:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-    return PeerCredentials(pid, uid, gid, unpack_groups(PEER_GROUPS.read(sock, GROUPS)), _label(sock))
+    return PeerCredentials(
+        pid, uid, gid, unpack_groups(PEER_GROUPS.read(sock, GROUPS)), _label(sock)
+    )
 
 
 def _label(sock: RawSocket) -> str | None:
     try:
-        raw = PEER_SECURITY.read(sock, LABEL)
+        raw = as_bytes(PEER_SECURITY.read(sock, LABEL))
     except OSError:
         return None  # no security module, or one that labels no sockets
-    return bytes(raw).split(b"\0", 1)[0].decode("utf-8", "surrogateescape") or None
+    return raw.split(b"\0", 1)[0].decode("utf-8", "surrogateescape") or None

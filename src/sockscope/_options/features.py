@@ -18,14 +18,16 @@ from sockscope._options import kinds
 from sockscope._options.composed import MPTCP
 from sockscope._options.kernel import UNSUPPORTED, scratch_socket
 from sockscope._options.model import Option, Phase, Target
-from sockscope._options.table import SETTABLE, TABLE, nearest
+from sockscope._options.table import TABLE, nearest
 
 # A shortage of the moment says nothing of the feature.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _DENIED = frozenset({errno.EPERM, errno.EACCES})
 
 
-def _can_open(family: int, type_: int, protocol: int = 0, address: object = None) -> bool:
+def _can_open(
+    family: int, type_: int, protocol: int = 0, address: tuple[str, int] | str | None = None
+) -> bool:
     """Whether such a socket can be made, and bound to *address*."""
     with socket.socket(family, type_, protocol) as sock:
         if address is not None:
@@ -62,7 +64,11 @@ def _takes_on(kind: str, option: Option, target: Target) -> bool:
         return False
     try:
         with scratch_socket(kind) as sock:
-            if option.privilege and option.phase is not Phase.READ_ONLY and codec.sample is not None:
+            if (
+                option.privilege
+                and option.phase is not Phase.READ_ONLY
+                and codec.sample is not None
+            ):
                 sock.setsockopt(target.level, target.number, codec.pack(codec.sample))
                 return True
             if option.readable and _answers(lambda: target.read(sock, codec)):
@@ -107,7 +113,7 @@ def supports(name: str) -> bool:
     return _try(name, os.geteuid() if hasattr(os, "geteuid") else -1)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _try(name: str, user: int) -> bool:
     try:
         if name in _NAMED:

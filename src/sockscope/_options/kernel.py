@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from sockscope._core.errors import OptionError, UnsupportedOptionError, words_for
 from sockscope._options import kinds
@@ -32,10 +32,8 @@ SocketLike = RawSocket | Wrapped
 def unwrap(sock: SocketLike) -> RawSocket:
     """What of *sock* has getsockopt and setsockopt."""
     target = getattr(sock, "_option_target", None)
-    if callable(target):
-        raw: RawSocket = target()
-        return raw
-    return sock  # type: ignore[return-value]  # all but ours are raw
+    raw: Any = target() if callable(target) else sock
+    return cast("RawSocket", raw)
 
 
 class Stage(enum.Enum):
@@ -180,4 +178,3 @@ def unsuited(option: Option, kind: str) -> OSError | None:
     if option.user:
         return OSError(errno.ENOPROTOOPT, "only streams of sockscope keep it, by Trio's clock")
     return OSError(errno.ENOPROTOOPT, f"{kinds.DESCRIPTIONS[kind]} has no such option")
-

@@ -34,21 +34,22 @@ class RawSocket(Protocol):
     @property
     def family(self) -> int:
         """The address family."""
+        ...
 
     @property
     def type(self) -> int:
         """The socket type."""
+        ...
 
     @property
     def proto(self) -> int:
         """The protocol, 0 for the type's own."""
+        ...
 
     @overload
     def getsockopt(self, level: int, optname: int, /) -> int: ...
     @overload
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
-    def getsockopt(self, level: int, optname: int, buflen: int = 0, /) -> int | bytes:
-        """As getsockopt(2)."""
 
     def setsockopt(self, level: int, optname: int, value: int | bytes, /) -> None:
         """As setsockopt(2)."""
@@ -108,7 +109,7 @@ class Target:
     codec: Codec[Any] | None = None
     level: int = -1
     number: int | None = field(init=False, default=None)
-    mapped_kinds: frozenset[str] = field(init=False, default=kinds.NONE)
+    mapped_kinds: frozenset[str] = field(init=False, default=frozenset())
 
     def __post_init__(self) -> None:
         """Find the level and this system's number."""
@@ -209,7 +210,7 @@ class Option:
     name: str = ""
 
     @property
-    def kinds(self) -> frozenset[str]:
+    def suited(self) -> frozenset[str]:
         """Every kind of socket that takes it."""
         return frozenset().union(*(t.kinds for t in self.targets))
 

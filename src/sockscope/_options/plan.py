@@ -42,13 +42,16 @@ class Stated(Hashable, Protocol):
     @property
     def preferred(self) -> AbstractSet[str]:
         """Names whose failure is not raised."""
+        ...
 
     @property
     def extra(self) -> Mapping[tuple[int, int], int | bytes]:
         """What has no field."""
+        ...
 
     def stated(self) -> Iterable[tuple[Option, Any]]:
         """The options that are not None, in the order in which they are set."""
+        ...
 
 
 class Action(NamedTuple):
@@ -106,8 +109,11 @@ def perform(
     """Set all of *actions* on *sock*, even if one fails.
 
     Args:
+      actions: in their order.
+      sock: a raw socket.
+      kind: its kind.
       phase: for the errors.
-      stage: where the socket stands, if it may be too late for some.
+      stage: where it stands, if it may be too late for some.
 
     Raises:
       OptionError: one that is required failed.
@@ -153,9 +159,7 @@ def perform_one(
 
 
 def _when(option: Option) -> str:
-    if option.phase is Phase.CREATION:
-        return "when a socket is made"
-    return option.phase.value
+    return "when a socket is made" if option.phase is Phase.CREATION else str(option.phase.value)
 
 
 def set_step(step: Step, option: Option, sock: RawSocket) -> None:
@@ -186,11 +190,13 @@ class Plan:
     """
 
     __slots__ = ("_after", "_before", "_kind", "_role", "protocol")
+    _role: Role
 
     def __init__(self, actions: Sequence[Action], kind: str, role: Role) -> None:
         self._kind, self._role = kind, role
         self.protocol = 0
-        before, after = [], []
+        before: list[Action] = []
+        after: list[Action] = []
         for action in actions:
             if action.option.phase is Phase.CREATION and action.problem is None:
                 action = self._choose_protocol(action)
@@ -199,7 +205,7 @@ class Plan:
 
     def _choose_protocol(self, action: Action) -> Action:
         """Take the protocol, unless this system lacks it: then the action tells."""
-        if action.value and supports(action.label):
+        if action.value and supports(action.option.name):
             self.protocol = MPTCP
         elif action.value:
             problem = OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
@@ -263,6 +269,8 @@ def apply_now(options: Stated, sock: SocketLike, phase: str | None = None) -> No
     A socket of ours is told, so that it keeps its timers in step.
 
     Args:
+      options: a `SocketOptions`.
+      sock: a socket of sockscope's, of Trio's or of the standard library's.
       phase: where the socket stands, for the errors; None to say what is found.
 
     Raises:

@@ -43,7 +43,7 @@ class OptionResult:
 
 
 class Report(Mapping[Label, OptionResult]):
-    """What became of each option asked for: a mapping by name, ``(level, name)`` for an extra one."""
+    """What became of each option: by name, and by ``(level, name)`` for an extra one."""
 
     def __init__(self, results: Mapping[Label, OptionResult]) -> None:
         self._results = dict(results)
@@ -96,7 +96,9 @@ def check_options(options: Stated, sock: SocketLike) -> Report:
     kind = kinds.kind_of(raw.family, raw.type)
     results: dict[Label, OptionResult] = {}
     for option, value in options.stated():
-        result = _check_timer(option, value, sock) if option.user else _check(option, value, raw, kind)
+        result = (
+            _check_timer(option, value, sock) if option.user else _check(option, value, raw, kind)
+        )
         results[option.name] = result
     for key, wanted in options.extra.items():
         results[key] = _check_extra(key, wanted, raw)

@@ -44,9 +44,7 @@ def _ip(
     return (Target(constant, number, of, mapped=mapped),)
 
 
-def _ipv6(
-    constant: str, number: int, of: frozenset[str] = kinds.INTERNET6
-) -> tuple[Target, ...]:
+def _ipv6(constant: str, number: int, of: frozenset[str] = kinds.INTERNET6) -> tuple[Target, ...]:
     return (Target(constant, number, of),)
 
 

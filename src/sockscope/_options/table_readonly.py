@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from sockscope._options import kinds
-from sockscope._options.codec import BOOL, INT_MAX, Int, Raw, ReadOnly, Text
+from sockscope._options.codec import BOOL, INT_MAX, Int, ReadOnly, Text, as_bytes, integer
 from sockscope._options.composed import (
     PEER_CREDENTIALS,
     PEER_GROUPS,
@@ -17,10 +17,6 @@ from sockscope._options.model import Option, Phase, Target
 from sockscope._options.value_types import parse_memory_info, parse_tcp_info
 
 _U64 = Int(0, 2**64 - 1, size=8)
-
-
-def _data(raw: Raw) -> bytes:
-    return raw if isinstance(raw, bytes) else b""
 
 
 def _read_only(name: str, doc: str, codec: Any, *targets: Target, **details: Any) -> Option:
@@ -40,14 +36,14 @@ READ_ONLY: tuple[Option, ...] = (
     _read_only(
         "type",
         "The type of the socket.",
-        ReadOnly("socket.SocketKind", lambda raw: socket.SocketKind(raw)),
+        ReadOnly("socket.SocketKind", lambda raw: socket.SocketKind(integer(raw))),
         Target("SO_TYPE", 3, kinds.ALL),
         platforms="all",
     ),
     _read_only(
         "domain",
         "The address family.",
-        ReadOnly("socket.AddressFamily", lambda raw: socket.AddressFamily(raw)),
+        ReadOnly("socket.AddressFamily", lambda raw: socket.AddressFamily(integer(raw))),
         Target("SO_DOMAIN", 39, kinds.ALL),
     ),
     _read_only(
@@ -80,7 +76,7 @@ READ_ONLY: tuple[Option, ...] = (
     _read_only(
         "memory_info",
         "The socket's memory, and its drops.",
-        ReadOnly("MemoryInfo", lambda raw: parse_memory_info(_data(raw)), size=64),
+        ReadOnly("MemoryInfo", lambda raw: parse_memory_info(as_bytes(raw)), size=64),
         Target("SO_MEMINFO", 55, kinds.ALL),
         platforms="Linux 4.12",
     ),
@@ -94,7 +90,7 @@ READ_ONLY: tuple[Option, ...] = (
     _read_only(
         "peer_credentials",
         "The process, user, groups and label at the other end of a local connection.",
-        ReadOnly("PeerCredentials", lambda raw: raw),
+        ReadOnly("PeerCredentials", as_bytes),
         PEER_CREDENTIALS,
         gather=gather_peer_credentials,
     ),
@@ -131,20 +127,20 @@ READ_ONLY: tuple[Option, ...] = (
         "tcp_info",
         "What the kernel knows of a connection or, listening, of its queue.",
         # More than any kernel has yet; it says itself how much it gave.
-        ReadOnly("TcpInfo", lambda raw: parse_tcp_info(_data(raw)), size=512),
+        ReadOnly("TcpInfo", lambda raw: parse_tcp_info(as_bytes(raw)), size=512),
         Target("TCP_INFO", 11, kinds.TCP),
     ),
     _read_only(
         "congestion_info",
         "The congestion control algorithm's own figures, in its own form.",
-        ReadOnly("bytes", _data, size=64),
+        ReadOnly("bytes", as_bytes, size=64),
         Target("TCP_CC_INFO", 26, kinds.TCP),
         platforms="Linux 4.1",
     ),
     _read_only(
         "saved_syn",
         "The first packet of an accepted connection, once: see save_syn.",
-        ReadOnly("bytes", _data, size=512),
+        ReadOnly("bytes", as_bytes, size=512),
         Target("TCP_SAVED_SYN", 28, kinds.TCP),
         platforms="Linux 4.3",
     ),

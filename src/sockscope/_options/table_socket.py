@@ -42,9 +42,7 @@ _CONFINES = "it is bound with its listening socket, and changing the device need
 _MAX_BUFFER = 2**30 - 1
 
 
-def _sol(
-    constant: str, number: int | None, of: frozenset[str] = kinds.ALL
-) -> tuple[Target, ...]:
+def _sol(constant: str, number: int | None, of: frozenset[str] = kinds.ALL) -> tuple[Target, ...]:
     return (Target(constant, number, of),)
 
 

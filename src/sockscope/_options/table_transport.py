@@ -75,8 +75,8 @@ class TransportOptions(IPOptions):
     cork: Annotated[
         bool | None,
         Option(
-            "Hold back what does not fill a segment or datagram until it is taken off. On TCP at "
-            "most for one retransmission time-out, 0.2 s to 1.8 s: never leave it on across a wait.",
+            "Hold back what does not fill a segment or datagram until it is taken off. On TCP "
+            "for one retransmission time-out at most (0.2 s to 1.8 s): never leave it on and wait.",
             BOOL,
             _tcp("TCP_CORK", 3) + _udp("UDP_CORK", 1),
         ),
@@ -277,8 +277,7 @@ class TransportOptions(IPOptions):
         Option(
             "Tell with what recvmsg receives how many bytes are left.",
             BOOL,
-            _tcp("TCP_INQ", 36)
-            + (Target("SO_INQ", 84, frozenset({kinds.LOCAL_STREAM})),),
+            (*_tcp("TCP_INQ", 36), Target("SO_INQ", 84, frozenset({kinds.LOCAL_STREAM}))),
             copied=False,  # set only on local sockets
             platforms="Linux 4.18; local sockets: Linux 6.17",
         ),
@@ -407,8 +406,7 @@ class TransportOptions(IPOptions):
         Option(
             "Send datagrams without a checksum.",
             BOOL,
-            (Target("SO_NO_CHECK", 11, _UDP4, mapped=True),)
-            + _udp("UDP_NO_CHECK6_TX", 101, _UDP6),
+            (Target("SO_NO_CHECK", 11, _UDP4, mapped=True), *_udp("UDP_NO_CHECK6_TX", 101, _UDP6)),
             inherited=kinds.NONE,
         ),
     ] = None

@@ -81,7 +81,7 @@ class DeadPeerTimers(NamedTuple):
 
     idle: int
     interval: int
-    count: int
+    probes: int
     user_timeout: float
 
 
@@ -121,7 +121,7 @@ class DeadPeer:
         return DeadPeerTimers(
             idle=whole - count * interval,
             interval=interval,
-            count=count,
+            probes=count,
             user_timeout=whole - _USER_TIMEOUT_LATENESS,
         )
 

@@ -105,7 +105,7 @@ def _with_hints(cls: type[T]) -> type[T]:
     construct: Callable[..., None] = cls.__init__
 
     @functools.wraps(construct)
-    def __init__(self: T, *args: Any, **values: Any) -> None:  # noqa: N807  # that is what it is
+    def __init__(self: T, *args: Any, **values: Any) -> None:
         for name in values:
             if name not in _FIELDS:
                 hint = nearest(name, _FIELDS)
