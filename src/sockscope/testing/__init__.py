@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 # pytest loads the plugins that a plugin names.
-pytest_plugins = ["sockscope.testing._fixtures"]
+pytest_plugins: list[str] = ["sockscope.testing._fixtures"]
 
 for _name in __all__:
     globals()[_name].__module__ = __name__

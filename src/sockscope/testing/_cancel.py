@@ -41,9 +41,9 @@ class LeakError(AssertionError):
 
     def __init__(self, message: str, step: int, moment: Moment, leaks: tuple[str, ...]) -> None:
         super().__init__(message)
-        self.step = step
-        self.moment = moment
-        self.leaks = leaks
+        self.step: int = step
+        self.moment: Moment = moment
+        self.leaks: tuple[str, ...] = leaks
 
 
 class StuckError(AssertionError):
@@ -57,8 +57,8 @@ class StuckError(AssertionError):
 
     def __init__(self, message: str, step: int, moment: Moment) -> None:
         super().__init__(message)
-        self.step = step
-        self.moment = moment
+        self.step: int = step
+        self.moment: Moment = moment
 
 
 async def cancel_everywhere(
@@ -138,8 +138,8 @@ class _Run(trio.abc.Instrument):
     """
 
     def __init__(self, step: int, moment: Moment, limit: int) -> None:
-        self.step = step
-        self.moment = moment
+        self.step: int = step
+        self.moment: Moment = moment
         self.limit = limit
         self.steps = 0
         # Where the operation was cancelled; None while it was not.
