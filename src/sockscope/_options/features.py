@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from sockscope._core.errors import SocketError, UnknownOptionError, socket_error
 from sockscope._options import kinds
+from sockscope._options.codec import Raw
 from sockscope._options.composed import MPTCP
 from sockscope._options.kernel import UNSUPPORTED, scratch_socket
 from sockscope._options.model import Option, Phase, Target
@@ -22,7 +23,6 @@ from sockscope._options.table import TABLE, nearest
 
 # A shortage of the moment says nothing of the feature.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_DENIED = frozenset({errno.EPERM, errno.EACCES})
 
 
 def _can_open(
@@ -59,30 +59,30 @@ def _takes(option: Option, target: Target) -> bool:
 
 
 def _takes_on(kind: str, option: Option, target: Target) -> bool:
-    codec = target.codec or option.codec
     if target.number is None:
         return False
     try:
         with scratch_socket(kind) as sock:
-            if (
-                option.privilege
-                and option.phase is not Phase.READ_ONLY
-                and codec.sample is not None
-            ):
-                sock.setsockopt(target.level, target.number, codec.pack(codec.sample))
-                return True
-            if option.readable and _answers(lambda: target.read(sock, codec)):
-                return True
-            if option.phase is Phase.READ_ONLY:
-                return False
-            # Four zero bytes are too short or a no to most: any other answer than
-            # "no such option" shows that it is there.
-            zeros = bytes(4)
-            return _answers(lambda: sock.setsockopt(target.level, target.number or 0, zeros))
+            return _try_out(option, target, sock)
     except OSError as exc:
         if exc.errno in _SHORTAGES:
             raise
         return False
+
+
+def _try_out(option: Option, target: Target, sock: socket.socket) -> bool:
+    codec, level, number = target.codec or option.codec, target.level, target.number or 0
+    if option.phase in (Phase.READ_ONLY, Phase.CREATION):
+        return _answers(lambda: target.read(sock, codec))
+    if option.privilege and codec.sample is not None:
+        sock.setsockopt(level, number, codec.pack(codec.sample))
+        return True
+    # Setting what is read changes nothing. Where nothing is read, four zero bytes are too
+    # short or a no to most: any answer but "no such option" shows that it is there.
+    raw: Raw = bytes(4)
+    if option.readable and _answers(lambda: target.read(sock, codec)):
+        raw = target.read(sock, codec)
+    return _answers(lambda: sock.setsockopt(level, number, raw))
 
 
 def _answers(call: Callable[[], object]) -> bool:

@@ -119,7 +119,8 @@ class Target:
             object.__setattr__(self, "level", _LEVELS[self.constant.split("_", 1)[0]])
             object.__setattr__(self, "number", number_of(self.constant, self.linux))
         if self.mapped:
-            six = frozenset(kind.replace("4", "6") for kind in self.kinds)
+            # Raw sockets of IPv6 have no IPv4 traffic: they refuse its options.
+            six = frozenset(kind.replace("4", "6") for kind in self.kinds - kinds.RAW)
             object.__setattr__(self, "mapped_kinds", six)
 
     def read(self, sock: RawSocket, codec: Codec[Any]) -> Raw:

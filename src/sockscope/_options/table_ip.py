@@ -33,6 +33,9 @@ from sockscope._options.value_types import PathMTUDiscovery
 _DATAGRAM4 = kinds.DATAGRAM & kinds.INTERNET4
 _DATAGRAM6 = kinds.DATAGRAM & kinds.INTERNET6
 
+# What is said at IPv4's level and holds for both: raw sockets of IPv6 refuse that level.
+_EITHER = kinds.INTERNET - {kinds.RAW6}
+
 
 def _ip(
     constant: str,
@@ -89,7 +92,7 @@ class IPOptions:
             "connections to different peers share one local port.",
             BOOL,
             # One bit for both families.
-            _ip("IP_BIND_ADDRESS_NO_PORT", 24, kinds.INTERNET, mapped=False),
+            _ip("IP_BIND_ADDRESS_NO_PORT", 24, _EITHER, mapped=False),
             phase=Phase.BIND,
             platforms="Linux 4.2",
         ),
@@ -100,7 +103,7 @@ class IPOptions:
             "The lowest and the highest port that the system may choose; (0, 0) is off, "
             "one 0 leaves that end to the system.",
             PortRange(),
-            _ip("IP_LOCAL_PORT_RANGE", 51, kinds.INTERNET, mapped=False),
+            _ip("IP_LOCAL_PORT_RANGE", 51, _EITHER, mapped=False),
             phase=Phase.HANDSHAKE,
             platforms="Linux 6.3",
         ),

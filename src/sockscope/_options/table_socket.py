@@ -229,7 +229,7 @@ class SocketLevelOptions(TransportOptions):
             "Leave urgent data in the stream.",
             BOOL,
             _sol("SO_OOBINLINE", 10),
-            ignored=kinds.ALL - kinds.TCP,
+            ignored=kinds.ALL - kinds.TCP - {kinds.LOCAL_STREAM},
             platforms="all",
         ),
     ] = None
@@ -242,6 +242,7 @@ class SocketLevelOptions(TransportOptions):
             _sol("SO_PRIORITY", 12),
             inherited=kinds.NONE,
             privilege="CAP_NET_ADMIN above 6",
+            ignored=kinds.LOCAL,
         ),
     ] = None
     mark: Annotated[
@@ -251,6 +252,7 @@ class SocketLevelOptions(TransportOptions):
             Int(0, 2**32 - 1),
             _sol("SO_MARK", 36),
             privilege="CAP_NET_ADMIN, or CAP_NET_RAW since Linux 5.17",
+            ignored=kinds.LOCAL,
         ),
     ] = None
     receive_mark: Annotated[
@@ -279,6 +281,7 @@ class SocketLevelOptions(TransportOptions):
             Int(0, 2**64 - 1, "bytes a second", size=8),
             _sol("SO_MAX_PACING_RATE", 47),
             platforms="Linux 4.20",
+            ignored=kinds.LOCAL,
         ),
     ] = None
     transmit_time: Annotated[
@@ -290,6 +293,7 @@ class SocketLevelOptions(TransportOptions):
             copied=False,  # reads CLOCK_REALTIME where it is off
             privilege="CAP_NET_ADMIN for CLOCK_TAI",
             platforms="Linux 4.19",
+            ignored=kinds.LOCAL,
         ),
     ] = None
     busy_poll: Annotated[
@@ -300,6 +304,7 @@ class SocketLevelOptions(TransportOptions):
             _sol("SO_BUSY_POLL", 46),
             privilege="CAP_NET_ADMIN to raise it, on older kernels",
             platforms="Linux 3.11",
+            ignored=kinds.LOCAL,
         ),
     ] = None
     prefer_busy_poll: Annotated[
@@ -310,6 +315,7 @@ class SocketLevelOptions(TransportOptions):
             _sol("SO_PREFER_BUSY_POLL", 69),
             privilege="CAP_NET_ADMIN",
             platforms="Linux 5.11",
+            ignored=kinds.LOCAL,
         ),
     ] = None
     busy_poll_budget: Annotated[
@@ -322,6 +328,7 @@ class SocketLevelOptions(TransportOptions):
             readback="the system does not give it back",
             privilege="CAP_NET_ADMIN",
             platforms="Linux 5.11",
+            ignored=kinds.LOCAL,
         ),
     ] = None
     incoming_cpu: Annotated[
@@ -348,6 +355,7 @@ class SocketLevelOptions(TransportOptions):
             limits=("net.ipv4.tcp_rmem",),
             readback="at most half the largest receive buffer",
             platforms="Linux, BSD, macOS",
+            ignored=kinds.ALL - kinds.TCP - {kinds.LOCAL_STREAM},
         ),
     ] = None
     send_low_water: Annotated[
