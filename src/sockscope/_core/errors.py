@@ -98,7 +98,8 @@ class SocketError(OSError):
 
     def __new__(cls, number: int | None, message: str, **details: object) -> Self:
         """Make an instance that is of the errno's builtin class, too."""
-        self = super().__new__(_class_for(cls, number), number, message)
+        made: type[Self] = _class_for(cls, number)  # type: ignore[arg-type]  # a cache wants Hashable
+        self: Self = super().__new__(made, number, message)
         if number is None:
             # OSError keeps (None, message) in args but parses neither.
             self.strerror = message
@@ -369,3 +370,7 @@ class UnknownOptionError(OptionError, ValueError, TypeError):
     It is a TypeError, as any unknown keyword is, and a ValueError for what reads
     configuration files.
     """
+
+
+class WrongSocketError(SocketError, ValueError):
+    """A descriptor is no socket of the kind that was said or is needed; it stays its owner's."""

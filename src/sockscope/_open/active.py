@@ -1,0 +1,217 @@
+"""Opening an active stream: look up, race, one attempt; each a function."""
+
+from __future__ import annotations
+
+import errno
+import socket as stdlib_socket
+from dataclasses import dataclass, field
+
+from trio.lowlevel import checkpoint
+
+from sockscope._addresses.designators import HostRequest, Request
+from sockscope._addresses.resolve import SocketKind, resolve_request
+from sockscope._addresses.values import Address, InternetAddress
+from sockscope._core.cleanup import close_on_error
+from sockscope._core.errors import OptionError, SocketError, UnsupportedOptionError
+from sockscope._open.happy_eyeballs import AllFailed, AttemptFailed, connect_first, interleave
+from sockscope._open.sockets import (
+    AF_INET,
+    AF_INET6,
+    SHORTAGE,
+    Configure,
+    bind_socket,
+    new_socket,
+    run_configure,
+)
+from sockscope._options.defaults import with_defaults
+from sockscope._options.kinds import kind_of
+from sockscope._options.plan import Plan, compile_plan
+from sockscope._options.table import TABLE
+from sockscope._options.values import SocketOptions
+from sockscope._sockets.base import AF_UNIX, AnySocket, is_custom
+from sockscope._sockets.connecting import attempt_error, connect_error, connect_socket
+from sockscope._sockets.custom import CustomStreamSocket
+from sockscope._sockets.stream import StreamSocket
+
+
+@dataclass(frozen=True)
+class ActiveRequest:
+    """What an active stream is to be, with every argument checked."""
+
+    remote: Request | None
+    local: Request | None
+    family: str | None
+    type: SocketKind
+    ipv6: bool | None
+    options: SocketOptions
+    configure: Configure | None
+    happy_eyeballs_delay: float
+    #: The addresses under way, for the message of a timeout.
+    pending: set[Address] = field(default_factory=set)
+
+    @property
+    def kind(self) -> int:
+        """The system's number for the type of socket."""
+        seqpacket = self.type == "seqpacket"
+        return int(stdlib_socket.SOCK_SEQPACKET if seqpacket else stdlib_socket.SOCK_STREAM)
+
+    @property
+    def remote_name(self) -> str | None:
+        """The host name asked for, or None where an address was given."""
+        host = self.remote.host if isinstance(self.remote, HostRequest) else None
+        return host if isinstance(host, str) else None
+
+
+async def open_active(request: ActiveRequest) -> StreamSocket:
+    """Open the stream that *request* describes.
+
+    Raises:
+      ConnectError: every address was tried, none could be reached.
+      ResolverError: a name is unknown.
+      OptionError: an option failed.
+      SocketError: the system is short of descriptors or memory, or has no such socket.
+
+    A checkpoint.
+    """
+    local = await _local_addresses(request)
+    if request.remote is None:
+        return await _open_unconnected(request, local)
+    found = await _look_up(request.remote, request.ipv6, request.type)
+    targets = _reachable(found, local, request)
+
+    async def attempt(target: Address) -> StreamSocket:
+        return await _attempt(request, target, local)
+
+    try:
+        if len(targets) > 1:
+            ordered = interleave(targets)
+            return await connect_first(
+                ordered, attempt, request.happy_eyeballs_delay, request.pending
+            )
+        # The usual case, an address or a name with one: no nursery.
+        request.pending.add(targets[0])
+        return await attempt(targets[0])
+    except AttemptFailed as exc:
+        raise connect_error(request.remote, [exc.error]) from exc.error.__cause__
+    except AllFailed as exc:
+        raise connect_error(request.remote, exc.errors) from None
+
+
+async def _look_up(what: Request, ipv6: bool | None, type: SocketKind) -> list[Address]:
+    """The addresses of a designator; a literal costs neither a thread nor a checkpoint."""
+    if isinstance(what, Address) and ipv6 is None:
+        return [what]
+    return await resolve_request(what, ipv6=ipv6, type=type)
+
+
+async def _local_addresses(request: ActiveRequest) -> dict[int, Address]:
+    """The address to bind to, by family; empty where none was asked for."""
+    if request.local is None:
+        return {}
+    found = await _look_up(request.local, request.ipv6, request.type)
+    # Of several addresses of a family the resolver's first is the one to use.
+    return {address.family: address for address in reversed(found)}
+
+
+def _reachable(
+    found: list[Address], local: dict[int, Address], request: ActiveRequest
+) -> list[Address]:
+    """The addresses that a socket bound to *local* can connect to."""
+    if not local:
+        return found
+    targets = [address for address in found if address.family in local]
+    if not targets:
+        raise SocketError(
+            errno.EADDRNOTAVAIL,
+            f"cannot connect to {request.remote} from {request.local}: "
+            f"it has no address of that family",
+        )
+    return targets
+
+
+async def _attempt(
+    request: ActiveRequest, target: Address, local: dict[int, Address]
+) -> StreamSocket:
+    """One connection to one address, which fails alone or ends the opening."""
+    source = local.get(target.family)
+    try:
+        sock, plan = _prepare(request, target.family, _for_connecting(request.options, source))
+    except OSError as exc:
+        if _ends_the_opening(exc, target.family):
+            raise
+        raise AttemptFailed(attempt_error(exc, target)) from exc
+    with close_on_error(sock):
+        run_configure(request.configure, sock, "active", target)
+        try:
+            if source is not None:
+                await bind_socket(sock, source)
+            await connect_socket(sock, target.sockaddr)
+        except OSError as exc:
+            raise AttemptFailed(attempt_error(exc, target)) from exc
+        plan.after(sock)
+        return _stream(sock, request, peer=target)
+
+
+def _prepare(request: ActiveRequest, family: int, options: SocketOptions) -> tuple[AnySocket, Plan]:
+    """A socket with its options on it, and what is left to be set once it is connected."""
+    full = with_defaults(options, family=family, type=request.kind, role="active")
+    plan = compile_plan(full, family=family, type=request.kind, role="active")
+    sock = new_socket(family, request.kind, plan.protocol)
+    with close_on_error(sock):
+        plan.before(sock)
+    return sock, plan
+
+
+def _for_connecting(options: SocketOptions, source: Address | None) -> SocketOptions:
+    """*options*, and for a source without a port the one that lets it share ports.
+
+    The kernel then chooses the port when it knows the destination, so that one port
+    serves many destinations (IP_BIND_ADDRESS_NO_PORT, as Trio has it).
+    """
+    if isinstance(source, InternetAddress) and source.port == 0:
+        return _SHARE_PORTS | options
+    return options
+
+
+_SHARE_PORTS = SocketOptions(
+    bind_address_no_port=True, preferred=frozenset({"bind_address_no_port"})
+)
+
+
+def _ends_the_opening(exc: OSError, family: int) -> bool:
+    """Whether no other address can do better: a shortage, or an option that is at fault."""
+    if isinstance(exc, UnsupportedOptionError):
+        return not _only_family_lacks(exc, family)
+    return isinstance(exc, OptionError) or exc.errno in SHORTAGE
+
+
+def _only_family_lacks(exc: UnsupportedOptionError, family: int) -> bool:
+    """Whether the option is one that the other version of the Internet Protocol has."""
+    option = TABLE.get(exc.option) if isinstance(exc.option, str) else None
+    other = {AF_INET: AF_INET6, AF_INET6: AF_INET}.get(family)
+    if option is None or other is None:
+        return False
+    return kind_of(other, int(stdlib_socket.SOCK_STREAM)) in option.suited
+
+
+async def _open_unconnected(request: ActiveRequest, local: dict[int, Address]) -> StreamSocket:
+    """A stream whose `connect` comes later, bound if there is a local address."""
+    family, source = next(iter(local.items())) if local else (_family(request), None)
+    sock, plan = _prepare(request, family, request.options)
+    with close_on_error(sock):
+        run_configure(request.configure, sock, "active", None)
+        if source is not None:
+            await bind_socket(sock, source)
+        await checkpoint()
+        return _stream(sock, request, peer=None)
+
+
+def _family(request: ActiveRequest) -> int:
+    if request.family == "local":
+        return AF_UNIX
+    return AF_INET6 if request.ipv6 else AF_INET
+
+
+def _stream(sock: AnySocket, request: ActiveRequest, peer: Address | None) -> StreamSocket:
+    make = CustomStreamSocket if is_custom(sock) else StreamSocket
+    return make(sock, request.options, peer=peer, remote_name=request.remote_name)

@@ -1,0 +1,217 @@
+"""`make_socket` and `open_socket`: from a designator to a socket that is ready."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
+
+from sockscope._addresses.designators import AddressLike
+from sockscope._core.deadlines import deadline_after
+from sockscope._core.errors import ConnectTimeoutError, HandshakeTimeoutError, SocketTimeoutError
+from sockscope._open.active import open_active
+from sockscope._open.arguments import OpenArguments
+from sockscope._open.passive import open_passive
+from sockscope._open.sockets import Configure
+from sockscope._open.upgrade import closing, run_upgrade
+from sockscope._options.values import SocketOptions
+from sockscope._sockets.passive import PassiveSocket
+from sockscope._sockets.stream import StreamSocket
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+
+
+class _CommonArguments(TypedDict, total=False):
+    """The arguments that every kind of socket takes."""
+
+    family: Literal["internet", "local"] | None
+    ipv6: bool | None
+    options: SocketOptions | None
+    configure: Configure | None
+    timeout: float
+
+
+class _ActiveArguments(_CommonArguments, total=False):
+    """And those of an active one."""
+
+    local: AddressLike | None
+    happy_eyeballs_delay: float
+
+
+class _PassiveArguments(_CommonArguments, total=False):
+    """And those of a passive one."""
+
+    backlog: int | None
+    mode: int | None
+    owner: int | str | None
+    group: int | str | None
+    replace_stale: bool
+
+
+@overload
+async def make_socket(
+    remote: AddressLike | None = None,
+    *,
+    type: Literal["stream", "seqpacket"] = "stream",
+    connect: Literal["active"] = "active",
+    upgrade: None = None,
+    **arguments: Unpack[_ActiveArguments],
+) -> StreamSocket: ...
+@overload
+async def make_socket(
+    remote: AddressLike | None = None,
+    *,
+    type: Literal["stream", "seqpacket"] = "stream",
+    connect: Literal["active"] = "active",
+    upgrade: Callable[[StreamSocket], Awaitable[T]],
+    **arguments: Unpack[_ActiveArguments],
+) -> T: ...
+@overload
+async def make_socket(
+    remote: None = None,
+    *,
+    type: Literal["stream", "seqpacket"] = "stream",
+    connect: Literal["passive"],
+    local: AddressLike,
+    **arguments: Unpack[_PassiveArguments],
+) -> PassiveSocket: ...
+async def make_socket(remote: AddressLike | None = None, **arguments: Any) -> Any:
+    """Make a socket, of which the caller is the owner; see `open_socket`.
+
+    Args:
+      remote: the address designator to connect to; of a name all addresses are tried,
+        as Happy Eyeballs does (RFC 8305). None is a socket to be connected later.
+      type: ``"stream"``; ``"seqpacket"`` for a local socket that keeps the boundaries
+        of its messages.
+      connect: ``"active"``, or ``"passive"`` for a socket that takes connections.
+      family: ``"internet"`` or ``"local"`` for a socket without a remote.
+      local: the address designator to bind to; needed by a passive socket. A host of
+        None is the wildcard of both families.
+      ipv6: True for IPv6 only, False for IPv4 only, None for both.
+      backlog: how many connections may wait to be accepted; None is the system's
+        maximum. Passive sockets only.
+      options: set on the socket before it is bound or connected, on each attempt.
+      configure: a plain function ``(socket, context)`` for what no option expresses,
+        called after the options, before bind (passive) or connect (active). If it
+        raises, nothing was opened.
+      mode: the permission bits of a passive local socket's path.
+      owner: the path's owner, a number or name.
+      group: the path's group, a number or name.
+      replace_stale: whether a path left behind by a socket that nobody listens on is
+        replaced; with False the path must not exist.
+      timeout: seconds for the opening, looking up and upgrading included.
+      happy_eyeballs_delay: seconds before the next address is tried while one is
+        under way; one that fails starts the next at once.
+      upgrade: an async callable that turns the new stream into what is returned; it
+        owns the stream from then on.
+
+    Returns:
+      A `StreamSocket`; a `PassiveSocket` if *connect* is ``"passive"``; what *upgrade*
+      returned if there is one.
+
+    Raises:
+      ConnectError: no address could be reached; its ``exceptions`` name each.
+      ConnectTimeoutError: it took longer; the message names the addresses pending.
+      HandshakeTimeoutError: connected in time, but not upgraded.
+      ResolverError: a name is unknown.
+      OptionError: an option failed.
+      SocketError: bind or listen failed, or descriptors ran out.
+      TypeError: arguments that make no sense together, or of a wrong type.
+      ValueError: a value out of range.
+
+    A checkpoint. When cancelled, nothing was opened.
+    Source: IOLib's and Allegro CL's ``make-socket`` (seeds 003, 004), Emacs's
+    ``make-network-process`` (seed 000).
+    """
+    return (await _open(OpenArguments(remote, **arguments)))[1]
+
+
+@overload
+def open_socket(
+    remote: AddressLike | None = None,
+    *,
+    type: Literal["stream", "seqpacket"] = "stream",
+    connect: Literal["active"] = "active",
+    upgrade: None = None,
+    **arguments: Unpack[_ActiveArguments],
+) -> AbstractAsyncContextManager[StreamSocket]: ...
+@overload
+def open_socket(
+    remote: AddressLike | None = None,
+    *,
+    type: Literal["stream", "seqpacket"] = "stream",
+    connect: Literal["active"] = "active",
+    upgrade: Callable[[StreamSocket], Awaitable[T]],
+    **arguments: Unpack[_ActiveArguments],
+) -> AbstractAsyncContextManager[T]: ...
+@overload
+def open_socket(
+    remote: None = None,
+    *,
+    type: Literal["stream", "seqpacket"] = "stream",
+    connect: Literal["passive"],
+    local: AddressLike,
+    **arguments: Unpack[_PassiveArguments],
+) -> AbstractAsyncContextManager[PassiveSocket]: ...
+def open_socket(remote: AddressLike | None = None, **arguments: Any) -> Any:
+    """Open a socket that lives as long as the block: ``async with open_socket(...) as stream:``.
+
+    It takes the arguments of `make_socket`, and raises what that raises. They cover the
+    opening only: no timeout limits the body, and its exceptions come out as they are.
+
+    On the way out the socket is closed: by its ``aclose()`` at the end of the body, at
+    once and without waiting for anything if the body raised or was cancelled. Where
+    *upgrade* gave something with an ``aclose`` of its own, that comes first.
+
+    Entering is a checkpoint, and so is leaving at the end of the body.
+
+    Example::
+
+        async with sockscope.open_socket(("example.org", 80), timeout=10) as stream:
+            await stream.send_all(b"HEAD / HTTP/1.0\r\n\r\n")
+
+    Source: IOLib's ``with-open-socket`` (seed 003).
+    """
+    return _open_scope(OpenArguments(remote, **arguments))
+
+
+# For help() and the docs: both take what OpenArguments takes.
+make_socket.__signature__ = open_socket.__signature__ = inspect.signature(OpenArguments)  # type: ignore[attr-defined]  # functions take it
+
+
+@asynccontextmanager
+async def _open_scope(arguments: OpenArguments) -> AsyncGenerator[Any, None]:
+    opened, result = await _open(arguments)
+    async with closing(opened, result):
+        yield result
+
+
+async def _open(arguments: OpenArguments) -> tuple[StreamSocket | PassiveSocket, Any]:
+    """The socket, and what the upgrade made of it."""
+    if arguments.connect == "passive":
+        with deadline_after(arguments.timeout):
+            passive = await open_passive(arguments.passive())
+            return passive, passive
+        raise SocketTimeoutError(
+            f"cannot listen on {arguments.local}: not opened within {arguments.timeout} s"
+        )
+    return await _open_active(arguments)
+
+
+async def _open_active(arguments: OpenArguments) -> tuple[StreamSocket, Any]:
+    request = arguments.active()
+    stream: StreamSocket | None = None
+    with deadline_after(arguments.timeout):
+        stream = await open_active(request)
+        if arguments.upgrade is None:
+            return stream, stream
+        return stream, await run_upgrade(stream, arguments.upgrade)
+    within = f"within {arguments.timeout} s"
+    if stream is not None:
+        raise HandshakeTimeoutError(f"connected to {request.remote}, but not upgraded {within}")
+    pending = ", ".join(map(str, sorted(request.pending))) or "its name was being looked up"
+    raise ConnectTimeoutError(f"not connected to {request.remote} {within}; pending: {pending}")

@@ -1,0 +1,255 @@
+"""Opening passive sockets: one address, or all the addresses of a designator."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import functools
+import operator
+import socket as stdlib_socket
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, TypeGuard
+
+import trio
+from trio.lowlevel import checkpoint
+
+from sockscope._addresses.designators import HostRequest, Request
+from sockscope._addresses.resolve import SocketKind, resolve_request
+from sockscope._addresses.values import Address, InternetAddress, LocalAddress
+from sockscope._core.cleanup import close_on_error
+from sockscope._core.errors import OptionError, SocketError, socket_error
+from sockscope._open.local_path import bind_local
+from sockscope._open.sockets import (
+    AF_INET6,
+    SHORTAGE,
+    Configure,
+    bind_socket,
+    new_socket,
+    run_configure,
+)
+from sockscope._options.defaults import with_defaults
+from sockscope._options.plan import compile_plan
+from sockscope._options.values import SocketOptions
+from sockscope._sockets.base import AnySocket, is_custom
+from sockscope._sockets.custom import CustomPassiveSocket
+from sockscope._sockets.passive import PassiveSocket
+
+# The kernel cuts it to its own limit. More than 16 bits overflow on some systems.
+_LARGEST_BACKLOG: Final = 0xFFFF
+# How often a port that the kernel chose for one address may be taken on the next.
+_PORT_TRIES: Final = 16
+
+
+def check_backlog(backlog: int | None) -> int | None:
+    """*backlog*, if it is one.
+
+    Raises:
+      TypeError: it is no whole number.
+      ValueError: it is negative.
+    """
+    if backlog is None:
+        return None
+    if isinstance(backlog, bool):
+        raise TypeError(f"backlog must be a whole number or None, not {backlog!r}")
+    backlog = operator.index(backlog)
+    if backlog < 0:
+        raise ValueError(f"backlog must be 0 or more, not {backlog}")
+    return min(backlog, _LARGEST_BACKLOG)
+
+
+@dataclass(frozen=True)
+class PassiveRequest:
+    """What a passive socket is to be, with every argument checked."""
+
+    local: Request
+    type: SocketKind
+    ipv6: bool | None
+    backlog: int | None
+    options: SocketOptions
+    configure: Configure | None
+    mode: int | None
+    owner: int | str | None
+    group: int | str | None
+    replace_stale: bool
+
+    @property
+    def kind(self) -> int:
+        """The system's number for the type of socket."""
+        seqpacket = self.type == "seqpacket"
+        return int(stdlib_socket.SOCK_SEQPACKET if seqpacket else stdlib_socket.SOCK_STREAM)
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it is every address of the machine."""
+        return isinstance(self.local, HostRequest) and self.local.is_wildcard
+
+
+async def open_passive(request: PassiveRequest) -> PassiveSocket:
+    """Open one passive socket: of several addresses the first that can be bound.
+
+    Raises:
+      SocketError: no address could be bound; the last one's error.
+
+    A checkpoint.
+    """
+    if request.is_wildcard:
+        return await _open_wildcard(request)
+    addresses = await _look_up(request)
+    for address in addresses[:-1]:
+        try:
+            return await _listen(request, address)
+        except SocketError as exc:
+            if isinstance(exc, OptionError) or exc.errno in SHORTAGE:
+                raise
+    return await _listen(request, addresses[-1])
+
+
+async def open_every_address(request: PassiveRequest) -> list[PassiveSocket]:
+    """Open a passive socket on every address of one designator, all on the same port.
+
+    Addresses of a family that this machine lacks are left out, unless all are.
+
+    Raises:
+      SocketError: an address could not be bound; none is left open.
+
+    A checkpoint.
+    """
+    if request.is_wildcard:
+        return [await _open_wildcard(request)]
+    addresses = await _look_up(request)
+    tries = _PORT_TRIES if len(addresses) > 1 and _any_port(addresses[0]) else 1
+    for remaining in reversed(range(tries)):
+        try:
+            return await _listen_on_all(request, addresses)
+        except SocketError as exc:
+            # The port that the kernel chose on the first is taken on another.
+            if exc.errno != errno.EADDRINUSE or not remaining:
+                raise
+    raise AssertionError  # the last try has returned or raised
+
+
+async def _listen_on_all(
+    request: PassiveRequest, addresses: Sequence[Address]
+) -> list[PassiveSocket]:
+    opened: list[PassiveSocket] = []
+    lacking: list[SocketError] = []
+    try:
+        for address in addresses:
+            if opened and _any_port(address):
+                address = dataclasses.replace(address, port=opened[0].port)
+            try:
+                opened.append(await _listen(request, address))
+            except SocketError as exc:
+                if not _lacks_family(exc, address):
+                    raise
+                lacking.append(exc)
+        if not opened:
+            raise lacking[-1]
+    except BaseException:
+        for passive in opened:
+            passive._close()
+        raise
+    return opened
+
+
+def _any_port(address: Address) -> TypeGuard[InternetAddress]:
+    return isinstance(address, InternetAddress) and address.port == 0
+
+
+def _lacks_family(exc: SocketError, address: Address) -> bool:
+    """Whether this machine has no such family: names often have an IPv6 address all the same."""
+    return exc.errno == errno.EAFNOSUPPORT or (
+        exc.errno == errno.EADDRNOTAVAIL and address.family == AF_INET6
+    )
+
+
+async def _look_up(request: PassiveRequest) -> list[Address]:
+    if isinstance(request.local, Address) and request.ipv6 is None:
+        return [request.local]
+    return await resolve_request(request.local, ipv6=request.ipv6, type=request.type)
+
+
+async def _open_wildcard(request: PassiveRequest) -> PassiveSocket:
+    """One socket for both families where the system allows, else for IPv4."""
+    found = await resolve_request(request.local, ipv6=request.ipv6, type=request.type)
+    if len(found) == 1:
+        return await _listen(request, found[0])
+    six, four = found
+    dual = dataclasses.replace(request, options=_BOTH_FAMILIES | request.options)
+    try:
+        return await _listen(dual, six)
+    except SocketError as exc:
+        if not _lacks_family(exc, six):
+            raise
+    return await _listen(request, four)
+
+
+_BOTH_FAMILIES: Final = SocketOptions(ipv6_only=False)
+_ONE_FAMILY: Final = SocketOptions(ipv6_only=True)
+
+
+async def _listen(request: PassiveRequest, address: Address) -> PassiveSocket:
+    """Open, configure, bind, listen: on one literal address."""
+    options = request.options
+    if address.family == AF_INET6:
+        # Never left to the system's own default: it differs.
+        options = _ONE_FAMILY | options
+    full = with_defaults(options, family=address.family, type=request.kind, role="passive")
+    plan = compile_plan(full, family=address.family, type=request.kind, role="passive")
+    sock = new_socket(address.family, request.kind, plan.protocol)
+    with close_on_error(sock):
+        plan.before(sock)
+        run_configure(request.configure, sock, "passive", address)
+        release = await _bind_and_listen(request, sock, address)
+        with _released_on_error(release):
+            plan.after(sock)
+            await checkpoint()
+            make = CustomPassiveSocket if is_custom(sock) else PassiveSocket
+            # A path is kept as it was given: the kernel may know it by another name.
+            known = address if release is not None else None
+            return make(
+                sock, request.options, backlog=request.backlog, address=known, on_close=release
+            )
+
+
+async def _bind_and_listen(
+    request: PassiveRequest, sock: AnySocket, address: Address
+) -> Callable[[], None] | None:
+    """What removes the path again, where there is one."""
+    backlog = _LARGEST_BACKLOG if request.backlog is None else request.backlog
+    listen = functools.partial(sock.listen, backlog)
+    if _is_path(address) and isinstance(sock, stdlib_socket.socket):
+        bind = functools.partial(
+            bind_local,
+            sock,
+            address.path,
+            mode=request.mode,
+            owner=request.owner,
+            group=request.group,
+            replace_stale=request.replace_stale,
+            listen=listen,
+        )
+        # The file system may be slow; once begun, it must not be abandoned.
+        return await trio.to_thread.run_sync(bind)
+    await bind_socket(sock, address)
+    try:
+        listen()
+    except OSError as exc:
+        raise socket_error(exc, f"listen on {address}") from exc
+    return None
+
+
+def _is_path(address: Address) -> TypeGuard[LocalAddress]:
+    return isinstance(address, LocalAddress) and bool(address.path) and not address.is_abstract
+
+
+@contextmanager
+def _released_on_error(release: Callable[[], None] | None) -> Generator[None, None, None]:
+    try:
+        yield
+    except BaseException:
+        if release is not None:
+            release()
+        raise

@@ -1,0 +1,90 @@
+"""Making one bare socket, through Trio's hooks."""
+
+from __future__ import annotations
+
+import errno
+import socket as stdlib_socket
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import trio
+
+from sockscope._addresses.values import Address
+from sockscope._core.errors import socket_error
+from sockscope._sockets.base import AnySocket, is_custom
+
+AF_INET: Final = int(stdlib_socket.AF_INET)
+AF_INET6: Final = int(stdlib_socket.AF_INET6)
+
+#: Where more attempts cannot help: the opening ends at once with the system's own error.
+SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+
+class ConfigureContext(NamedTuple):
+    """What a ``configure`` hook is told about the socket."""
+
+    family: int
+    """``socket.AF_INET``, ``AF_INET6`` or ``AF_UNIX``."""
+    type: int
+    """``socket.SOCK_STREAM`` and its like."""
+    role: str
+    """``"active"`` or ``"passive"``."""
+    address: Address | None
+    """Where it will be bound (passive) or connected (active); None if nowhere yet."""
+
+
+#: A plain function, called after the options and before bind or connect.
+Configure = Callable[[trio.socket.SocketType, ConfigureContext], None]
+
+
+def new_socket(family: int, type: int, protocol: int) -> AnySocket:
+    """A non-blocking socket, from the custom socket factory if there is one.
+
+    Raises:
+      SocketError: the system has no such family or type, or is short of descriptors.
+    """
+    try:
+        sock = trio.socket.socket(family, type, protocol)
+    except OSError as exc:
+        raise socket_error(exc, f"open a socket of {_family_name(family)}") from exc
+    if is_custom(sock):
+        return sock
+    # Trio's object around the descriptor is made anew when somebody asks for it.
+    plain = stdlib_socket.socket(family, type, protocol, fileno=sock.detach())
+    plain.setblocking(False)
+    return plain
+
+
+def _family_name(family: int) -> str:
+    try:
+        return f"family {stdlib_socket.AddressFamily(family).name}"
+    except ValueError:
+        return f"family {family}"
+
+
+def run_configure(
+    configure: Configure | None, sock: AnySocket, role: str, address: Address | None
+) -> None:
+    """Call the user's hook with a `trio.socket` of the descriptor."""
+    if configure is None:
+        return
+    shown: Any = sock if is_custom(sock) else trio.socket.from_stdlib_socket(sock)  # type: ignore[arg-type]  # then it is the standard library's
+    configure(shown, ConfigureContext(int(sock.family), int(sock.type), role, address))
+
+
+async def bind_socket(sock: AnySocket, address: Address) -> None:
+    """Bind to a literal address.
+
+    Raises:
+      SocketError: the address is in use, not on this machine, or not allowed.
+
+    A checkpoint for a custom factory's socket only: for all others what follows is one.
+    """
+    try:
+        if is_custom(sock):
+            await sock.bind(address.sockaddr)
+        else:
+            plain: Any = sock
+            plain.bind(address.sockaddr)
+    except OSError as exc:
+        raise socket_error(exc, f"bind to {address}") from exc

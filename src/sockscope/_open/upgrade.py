@@ -1,0 +1,73 @@
+"""Upgrades: what turns a new stream into what the user works with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from sockscope._sockets.passive import PassiveSocket
+from sockscope._sockets.stream import StreamSocket
+
+Upgrade = Callable[[Any], Awaitable[Any]]
+
+
+def chain(first: Upgrade, *others: Upgrade) -> Upgrade:
+    """Put upgrades one after another: each takes what the one before gave.
+
+    Args:
+      first: takes the `StreamSocket`.
+      others: each takes what the one before it returned.
+
+    Returns:
+      An upgrade for `open_socket` and `serve_passive`. If one of them fails, the
+      stream is closed by whoever runs it.
+
+    Example:
+      ``upgrade=chain(read_proxy_header, tls_upgrade(context))``
+    """
+
+    async def chained(stream: Any) -> Any:
+        for upgrade in (first, *others):
+            stream = await upgrade(stream)
+        return stream
+
+    return chained
+
+
+async def run_upgrade(stream: StreamSocket, upgrade: Upgrade) -> Any:
+    """Upgrade *stream*; if that fails or is cancelled the stream is closed at once."""
+    try:
+        return await upgrade(stream)
+    except BaseException:
+        stream._close()
+        raise
+
+
+@asynccontextmanager
+async def closing(
+    opened: StreamSocket | PassiveSocket, result: object
+) -> AsyncGenerator[None, None]:
+    """Close what an upgrade gave and the socket below it at the end of the block.
+
+    If the block raises or is cancelled, that is done at once, without waiting for the
+    peer. Leaving at the end of the block is a checkpoint.
+    """
+    try:
+        yield
+    except BaseException:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await _close_both(opened, result)
+        raise
+    await _close_both(opened, result)
+
+
+async def _close_both(opened: StreamSocket | PassiveSocket, result: object) -> None:
+    try:
+        if result is not opened and hasattr(result, "aclose"):
+            await result.aclose()
+    finally:
+        await opened.aclose()

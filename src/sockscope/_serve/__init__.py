@@ -1,0 +1,1 @@
+"""Serving: accepting, one task a connection, and a clean end."""

@@ -1,0 +1,172 @@
+"""The life of one accepted connection: options, upgrade, handler, close, count."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any, Final
+
+import outcome
+import trio
+
+from sockscope._core.deadlines import deadline_after
+from sockscope._core.errors import HandshakeError, HandshakeTimeoutError, SocketError
+from sockscope._options.defaults import NO_OPTIONS
+from sockscope._options.values import SocketOptions
+from sockscope._serve.accepting import LOGGER
+from sockscope._serve.settings import Outcome, Settings
+from sockscope._serve.statistics import Counters
+from sockscope._sockets.passive import PassiveSocket
+from sockscope._sockets.stream import StreamSocket
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+# A farewell (TLS's close_notify, a flush) to a peer that does not read must end.
+_FAREWELL_SECONDS: Final = 5.0
+
+
+class PreparationFailed(Exception):
+    """The connection's options or its upgrade failed: counted, told, and over."""
+
+
+async def prepare(
+    settings: Settings, counters: Counters, passive: PassiveSocket, stream: StreamSocket
+) -> Any:
+    """Set the connection's options and upgrade it.
+
+    Returns:
+      What the handler works with.
+
+    Raises:
+      PreparationFailed: it has been counted and logged.
+    """
+    hook = settings.connection_options
+    with deadline_after(settings.handshake_timeout):
+        try:
+            await _set_options(hook, passive, stream)
+        except Exception as exc:
+            counters.option_failures += 1
+            _tell("the options of", stream, exc)
+            raise PreparationFailed from exc
+        if settings.upgrade is None:
+            return stream
+        try:
+            return await settings.upgrade(stream)
+        except Exception as exc:
+            _count(counters.upgrade_failures, _kind_of(exc, stream))
+            _tell("the upgrade of", stream, exc)
+            raise PreparationFailed from exc
+    _count(counters.upgrade_failures, "timeout")
+    message = f"not upgraded within {settings.handshake_timeout} s: stream {stream._describe()}"
+    raise PreparationFailed from HandshakeTimeoutError(message)
+
+
+#: Which counter a connection's end belongs to: a cancelled handler has finished, too.
+COUNTER_OF: Final[dict[Outcome, str]] = {
+    "finished": "finished",
+    "cancelled": "finished",
+    "failed": "handler_errors",
+    "reset": "resets",
+    "timed_out": "timed_out",
+}
+
+
+def set_options(
+    settings: Settings, counters: Counters, passive: PassiveSocket, stream: StreamSocket
+) -> None:
+    """`prepare` where there is neither hook nor upgrade: nothing to wait for.
+
+    Raises:
+      PreparationFailed: it has been counted and logged.
+    """
+    options = settings.connection_options
+    assert options is None or isinstance(options, SocketOptions)
+    try:
+        passive.configure_child(stream, options or NO_OPTIONS)
+    except Exception as exc:
+        counters.option_failures += 1
+        _tell("the options of", stream, exc)
+        raise PreparationFailed from exc
+
+
+async def _set_options(hook: Any, passive: PassiveSocket, stream: StreamSocket) -> None:
+    options = hook
+    if callable(hook):
+        options = hook(stream)
+        if inspect.isawaitable(options):
+            options = await options
+    if options is None:
+        options = NO_OPTIONS
+    if not isinstance(options, SocketOptions):
+        raise TypeError(f"connection_options gave {options!r}, not a SocketOptions or None")
+    passive.configure_child(stream, options)
+
+
+def _count(counts: dict[str, int], kind: str) -> None:
+    counts[kind] = counts.get(kind, 0) + 1
+
+
+def _kind_of(exc: Exception, stream: StreamSocket) -> str:
+    if isinstance(exc, HandshakeError) and exc.reason:
+        return exc.reason
+    return "reset" if is_reset(exc, stream) else type(exc).__name__
+
+
+def _tell(what: str, stream: StreamSocket, exc: Exception) -> None:
+    """Log a failed preparation: a traceback only where the user's own code is at fault.
+
+    A hostile peer can make handshakes fail at any rate, so those are for debugging.
+    """
+    if isinstance(exc, (SocketError, trio.BrokenResourceError)):
+        LOGGER.debug("%s the connection %s failed: %s", what, stream._describe(), exc)
+    else:
+        LOGGER.error("%s the connection %s failed", what, stream._describe(), exc_info=exc)
+
+
+def is_reset(exc: BaseException, stream: StreamSocket) -> bool:
+    """Whether *exc* only says that the peer broke this very connection."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(is_reset(leaf, stream) for leaf in exc.exceptions)
+    if not isinstance(exc, trio.BrokenResourceError) or stream._error is None:
+        return False
+    # An upgraded stream raises an error of its own, with ours as its cause.
+    cause: BaseException | None = exc
+    while cause is not None and cause is not stream._error:
+        cause = cause.__cause__
+    return cause is not None
+
+
+async def close_connection(stream: StreamSocket, connection: Any, ended_well: bool) -> bool:
+    """Close what the handler had, then the stream; whether close(2) reported no error.
+
+    A plain stream closes without a further checkpoint: a connection costs little else.
+    """
+    try:
+        if connection is not stream and hasattr(connection, "aclose"):
+            await _say_farewell(connection, ended_well)
+        elif ended_well and stream.is_open and stream._linger_seconds():
+            await stream.aclose()
+    finally:
+        closed_well = stream._close()
+    return closed_well
+
+
+async def _say_farewell(connection: Any, ended_well: bool) -> None:
+    with trio.move_on_after(_FAREWELL_SECONDS) as scope:
+        if not ended_well:
+            scope.cancel()
+        try:
+            await connection.aclose()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            # The handler has ended well: that the peer has gone since is no error of it.
+            LOGGER.debug("closing %r: %s", connection, exc)
+
+
+def outcome_of(result: outcome.Outcome[Any] | None, stream: StreamSocket) -> Outcome:
+    """How a connection ended, by what its handler returned or raised; None if it never ran."""
+    if isinstance(result, outcome.Value):
+        return "finished"
+    if not isinstance(result, outcome.Error) or not isinstance(result.error, Exception):
+        return "cancelled"
+    return "reset" if is_reset(result.error, stream) else "failed"

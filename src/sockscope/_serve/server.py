@@ -1,0 +1,394 @@
+"""`Server`: what `serve_passive` yields; it accepts, serves and drains."""
+
+from __future__ import annotations
+
+import contextvars
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from typing import Any, Final, Generic, TypeVar
+
+import outcome
+import trio
+from trio.lowlevel import ParkingLot, checkpoint
+
+from sockscope._addresses.values import Address, InternetAddress
+from sockscope._core.deadlines import check_timeout
+from sockscope._options.defaults import NO_OPTIONS
+from sockscope._serve.accepting import BATCH, LOGGER, Shortage, accept_batch
+from sockscope._serve.connection import (
+    COUNTER_OF,
+    PreparationFailed,
+    close_connection,
+    outcome_of,
+    prepare,
+    set_options,
+)
+from sockscope._serve.lending import Lender
+from sockscope._serve.settings import Outcome, Settings
+from sockscope._serve.statistics import Counters, ListenerStatistics, ServerStatistics
+from sockscope._sockets.accept_errors import Verdict, verdict_of
+from sockscope._sockets.custom import CustomPassiveSocket
+from sockscope._sockets.passive import PassiveSocket
+from sockscope._sockets.stream import StreamSocket
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+T = TypeVar("T")
+
+_current: Final[contextvars.ContextVar[Server[Any]]] = contextvars.ContextVar("sockscope.server")
+
+
+def current_server() -> Server[Any]:
+    """The server whose handler (or upgrade, or hook) the caller runs in.
+
+    Raises:
+      RuntimeError: the caller is not within a server's connection.
+    """
+    try:
+        return _current.get()
+    except LookupError:
+        raise RuntimeError("current_server() is for handlers of a server") from None
+
+
+class Server(Generic[T]):
+    """A running server; `serve_passive` makes it."""
+
+    def __init__(self, passives: Iterable[PassiveSocket], settings: Settings) -> None:
+        self._passives = list(passives)
+        self._settings = settings
+        self._counters = Counters()
+        self._connections: set[StreamSocket] = set()
+        self._accept_scopes = {passive: trio.CancelScope() for passive in self._passives}
+        self._draining_scopes: set[trio.CancelScope] = set()
+        self._draining = trio.Event()
+        self._drained = trio.Event()
+        # Who waits until all connections have ended, or for one to give its descriptor back.
+        self._ends = ParkingLot()
+        self._freed = ParkingLot()
+        # A pause is a lot to park in; None while accepting goes on.
+        self._paused: ParkingLot | None = None
+        self._nursery: trio.Nursery
+        self._handlers: trio.Nursery
+        self._lender = Lender[T]() if settings.handler is None else None
+        self._prepares = settings.upgrade is not None or callable(settings.connection_options)
+
+    def __repr__(self) -> str:
+        where = ", ".join(map(str, self.addresses)) or "nothing any more"
+        return f"<sockscope.Server on {where}, {len(self._connections)} connections>"
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The addresses on which it accepts, in the order in which they were given."""
+        return tuple(passive.address for passive in self._passives)
+
+    @property
+    def sockets(self) -> tuple[PassiveSocket, ...]:
+        """The passive sockets, in the order of `addresses`."""
+        return tuple(self._passives)
+
+    @property
+    def port(self) -> int:
+        """The one internet port on which it accepts.
+
+        Raises:
+          ValueError: there is none, or more than one.
+        """
+        ports = {a.port for a in self.addresses if isinstance(a, InternetAddress)}
+        if len(ports) != 1:
+            raise ValueError(f"the server has {len(ports) or 'no'} internet ports, not one")
+        return ports.pop()
+
+    @property
+    def connections(self) -> frozenset[StreamSocket]:
+        """The connections that are being prepared or are with a handler."""
+        return frozenset(self._connections)
+
+    @property
+    def draining(self) -> trio.Event:
+        """Is set when the server begins to drain."""
+        return self._draining
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope:
+        """Cancels the whole server: its listeners, its handlers and the body of its block."""
+        return self._nursery.cancel_scope
+
+    @contextmanager
+    def cancel_when_draining(self) -> Generator[trio.CancelScope, None, None]:
+        """A scope that is cancelled when the server begins to drain.
+
+        For handlers that wait for their peer's next request: ``with
+        server.cancel_when_draining(): request = await next_request()``.
+        """
+        with trio.CancelScope() as scope:
+            if self._draining.is_set():
+                scope.cancel()
+            self._draining_scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._draining_scopes.discard(scope)
+
+    def pause(self) -> None:
+        """Accept no more for now: connections wait in the kernel's queue. A plain function."""
+        if self._paused is None:
+            self._paused = ParkingLot()
+
+    def resume(self) -> None:
+        """Accept again after `pause`. A plain function."""
+        lot, self._paused = self._paused, None
+        if lot is not None:
+            lot.unpark_all()
+
+    def stop_accepting(self) -> None:
+        """Close the listeners for good, after taking what the kernel has accepted already.
+
+        Connections go on. A plain function; a second call does nothing.
+        """
+        for passive in tuple(self._passives):
+            self._take_the_rest(passive)
+            self._remove(passive)
+        if self._lender is not None:
+            self._lender.no_more()
+
+    def _take_the_rest(self, passive: PassiveSocket) -> None:
+        """Begin what is in the queue: the kernel has promised those to their peers."""
+        try:
+            while accept_batch(passive, self._begin, BATCH):
+                pass
+        except (OSError, trio.ClosedResourceError) as exc:
+            LOGGER.warning("on closing %r its queue could not be served: %s", passive, exc)
+
+    def _remove(self, passive: PassiveSocket) -> None:
+        # The kernel's name first: it cannot be asked after.
+        _ = passive.address if passive.is_open else None
+        self._passives.remove(passive)
+        self._accept_scopes[passive].cancel()
+        if not passive._close():
+            self._counters.close_errors += 1
+
+    async def drain(self, timeout: float | None = None, *, lame_duck: float = 0.0) -> None:
+        """Stop accepting, let the handlers finish, and cancel what is left.
+
+        Args:
+          timeout: seconds for the handlers; None is the server's ``drain_timeout``.
+          lame_duck: seconds before that in which `draining` is set and connections are
+            still taken, so that load balancers look away first.
+
+        A checkpoint. When cancelled, connections are no longer accepted, and those that
+        are there go on.
+        """
+        if timeout is None:
+            timeout = self._settings.drain_timeout
+        check_timeout(timeout)
+        check_timeout(lame_duck, "lame_duck")
+        began = trio.current_time()
+        self._draining.set()
+        for scope in tuple(self._draining_scopes):
+            scope.cancel()
+        await trio.sleep(lame_duck)
+        self.stop_accepting()
+        waiting = len(self._connections)
+        with trio.move_on_after(timeout):
+            await self._all_ended()
+        left = len(self._connections)
+        self._counters.drained += max(waiting - left, 0)
+        self._counters.cut += left
+        if left:
+            self._handlers.cancel_scope.cancel()
+            await self._all_ended()
+        self._drained.set()
+        LOGGER.info(
+            "drained: %d connections ended by themselves, %d were cut, in %.3f s",
+            waiting - left,
+            left,
+            trio.current_time() - began,
+        )
+
+    async def _all_ended(self) -> None:
+        while self._connections:
+            await self._ends.park()
+
+    def statistics(self) -> ServerStatistics:
+        """A snapshot of the server's figures, the kernel's among them."""
+        counters = self._counters
+        live = [stream.statistics() for stream in self._connections]
+        return ServerStatistics(
+            accepted=counters.accepted,
+            active=len(self._connections),
+            finished=counters.finished,
+            handler_errors=counters.handler_errors,
+            timed_out=counters.timed_out,
+            resets=counters.resets,
+            refused=dict(counters.refused),
+            option_failures=counters.option_failures,
+            upgrade_failures=dict(counters.upgrade_failures),
+            bytes_received=counters.bytes_received + sum(s.bytes_received for s in live),
+            bytes_sent=counters.bytes_sent + sum(s.bytes_sent for s in live),
+            shortages=counters.shortages,
+            close_errors=counters.close_errors,
+            drained=counters.drained,
+            cut=counters.cut,
+            lingering=0,
+            possibly_lost=counters.possibly_lost,
+            listeners=tuple(
+                ListenerStatistics(passive.address, *passive.statistics()[1:])
+                for passive in self._passives
+                if passive.is_open
+            ),
+        )
+
+    # -- running: called by serve_passive ------------------------------------------
+
+    async def _host(self, task_status: trio.TaskStatus[None]) -> None:
+        """Hold the nursery of the handlers, which can be cut without the body."""
+        failure: BaseException | None = None
+        try:
+            async with trio.open_nursery() as self._handlers:
+                task_status.started()
+                await self._drained.wait()
+        except BaseExceptionGroup as group:
+            # One failure is shown as a child of the server's own nursery would be.
+            failure = group.exceptions[0] if len(group.exceptions) == 1 else group
+        if failure is not None:
+            raise failure
+
+    def _start(self, nursery: trio.Nursery) -> None:
+        for passive in self._passives:
+            nursery.start_soon(self._accept_from, passive, name=f"accept on {passive.address}")
+
+    async def _accept_from(self, passive: PassiveSocket) -> None:
+        """Accept on one listener until it is stopped; the last one's fault is the server's."""
+        _current.set(self)
+        with self._accept_scopes[passive]:
+            try:
+                if isinstance(passive, CustomPassiveSocket):
+                    await self._accept_custom(passive)
+                else:
+                    await self._accept(passive)
+            except (OSError, trio.ClosedResourceError) as exc:
+                if passive not in self._passives:
+                    return
+                LOGGER.error("%r has failed and accepts no more: %s", passive, exc)
+                self._remove(passive)
+                if not self._passives:
+                    raise
+
+    async def _accept(self, passive: PassiveSocket) -> None:
+        shortage = Shortage(passive, self._freed)
+        while True:
+            try:
+                await passive._wait_readable()
+                while accept_batch(passive, self._begin, await self._may_accept()):
+                    shortage.is_over()
+                    await checkpoint()
+            except OSError as exc:
+                if verdict_of(exc) is Verdict.STOP:
+                    raise
+                begins = await shortage.endure(exc, len(self._connections))
+                self._counters.shortages += begins
+
+    async def _may_accept(self) -> int:
+        """Wait while the server is paused or nobody asks; how many connections to take then."""
+        while self._paused is not None:
+            await self._paused.park()
+        return BATCH if self._lender is None else await self._lender.wanted()
+
+    async def _accept_custom(self, passive: CustomPassiveSocket) -> None:
+        while True:
+            await self._may_accept()
+            self._begin_stream(passive, await passive.accept())
+
+    def _begin_one(self) -> StreamSocket | None:
+        """Begin a connection that waits in the queue of any listener; None if none does."""
+        for passive in self._passives:
+            pair = passive._take()
+            if pair is not None:
+                return self._begin(passive, *pair)
+        return None
+
+    def _begin(self, passive: PassiveSocket, sock: Any, peer: Any) -> StreamSocket:
+        stream = StreamSocket(sock, NO_OPTIONS, peer=peer, accepted=True)
+        self._begin_stream(passive, stream)
+        return stream
+
+    def _begin_stream(self, passive: PassiveSocket, stream: StreamSocket) -> None:
+        self._counters.accepted += 1
+        self._connections.add(stream)
+        if self._lender is not None:
+            self._lender.begin(stream)
+        self._handlers.start_soon(self._serve_connection, passive, stream)
+
+    async def _serve_connection(self, passive: PassiveSocket, stream: StreamSocket) -> None:
+        """One connection, from accept to close; whatever happens, it is closed and counted."""
+        connection: Any = stream
+        result: outcome.Outcome[Any] | None = None
+        failed = False
+        try:
+            result = self._announce(stream)
+            if result is None:
+                if self._prepares:
+                    connection = await prepare(self._settings, self._counters, passive, stream)
+                else:
+                    set_options(self._settings, self._counters, passive, stream)
+                result = await self._handle(stream, connection)
+        except PreparationFailed:
+            failed = True
+        finally:
+            try:
+                ended_well = isinstance(result, outcome.Value)
+                if not await close_connection(stream, connection, ended_well):
+                    self._counters.close_errors += 1
+            finally:
+                self._end(stream, "failed" if failed else outcome_of(result, stream), failed)
+        if result is not None:
+            self._report(result, stream)
+
+    def _announce(self, stream: StreamSocket) -> outcome.Outcome[Any] | None:
+        """Call ``on_open``; what it raises counts as the handler's."""
+        if self._settings.on_open is None:
+            return None
+        result = outcome.capture(self._settings.on_open, stream)
+        return result if isinstance(result, outcome.Error) else None
+
+    async def _handle(self, stream: StreamSocket, connection: Any) -> outcome.Outcome[Any]:
+        if self._lender is not None:
+            return await self._lender.lend(stream, connection)
+        assert self._settings.handler is not None
+        return await outcome.acapture(self._settings.handler, connection)
+
+    def _end(self, stream: StreamSocket, how: Outcome, counted: bool) -> None:
+        """The connection is closed: count it, and wake who waits for that."""
+        counters = self._counters
+        self._connections.discard(stream)
+        counters.bytes_received += stream._bytes_received
+        counters.bytes_sent += stream._bytes_sent
+        if not counted:
+            name = COUNTER_OF[how]
+            setattr(counters, name, getattr(counters, name) + 1)
+        if self._lender is not None:
+            self._lender.over(stream)
+        if not self._connections:
+            self._ends.unpark_all()
+        self._freed.unpark_all()
+        if self._settings.on_close is not None:
+            self._report(outcome.capture(self._settings.on_close, stream, how), stream)
+
+    def _report(self, result: outcome.Outcome[Any], stream: StreamSocket) -> None:
+        """Deal with what a handler raised, as ``handler_errors`` says."""
+        if not isinstance(result, outcome.Error) or outcome_of(result, stream) == "reset":
+            return
+        error = result.error
+        policy = self._settings.handler_errors
+        if policy == "raise" or not isinstance(error, Exception):
+            result.unwrap()
+        elif callable(policy):
+            policy(error, stream)
+        else:
+            LOGGER.error(
+                "the handler of the connection from %s failed",
+                stream.remote_address,
+                exc_info=error,
+            )

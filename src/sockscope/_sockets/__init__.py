@@ -1,0 +1,1 @@
+"""Sockets with an owner: streams, passive sockets, datagrams, and how they wait."""

@@ -1,0 +1,135 @@
+"""`StreamSocket`: a stream of bytes over TCP or a local socket."""
+
+from __future__ import annotations
+
+import errno
+import math
+import socket as stdlib_socket
+
+import trio
+from trio.lowlevel import checkpoint
+
+from sockscope._addresses.designators import AddressLike, parse_designator
+from sockscope._addresses.resolve import resolve
+from sockscope._addresses.values import Address
+from sockscope._core.deadlines import check_timeout, deadline_after
+from sockscope._core.errors import ConnectTimeoutError, SocketError
+from sockscope._sockets.connecting import attempt_error, connect_error, connect_socket
+from sockscope._sockets.ending import dont_linger, linger, linger_seconds, reset_on_close
+from sockscope._sockets.stream_receive import Receiving
+from sockscope._sockets.stream_send import Sending
+
+
+class StreamSocket(Receiving, Sending, trio.abc.HalfCloseableStream):
+    """A stream of bytes over TCP or a local socket; `open_socket` and accepting make them.
+
+    It is a `trio.abc.HalfCloseableStream`: `trio.SSLStream` and whatever else takes
+    Trio's streams takes it. ``async for data in stream`` receives until the end.
+
+    The first fatal error is kept. What had arrived before it is still delivered;
+    then every receive and send raises `trio.BrokenResourceError` with that error as
+    its ``__cause__``: never a false end of stream.
+    """
+
+    __slots__ = ()
+
+    async def aclose(self) -> None:
+        """Close the stream, waking whoever waits in it with `trio.ClosedResourceError`.
+
+        Without the option ``linger`` it closes at once and the system goes on sending
+        what it has. With ``linger=Linger(seconds)`` it first waits, by Trio's clock,
+        until the peer has acknowledged everything; when the time is up it resets.
+
+        A checkpoint. It always closes, also when cancelled, and never raises for what
+        close(2) says. Closing twice is fine.
+        """
+        if not self.is_open:
+            await checkpoint()
+            return
+        seconds = self._linger_seconds()
+        if not seconds:
+            self._close()
+            await checkpoint()
+            return
+        try:
+            self._wake()
+            if not await linger(self._sock, seconds) and self.is_open:
+                reset_on_close(self._sock)
+        finally:
+            self._close()
+
+    def _linger_seconds(self) -> int:
+        """How long the user wants close to wait; asks the kernel only if it might know more."""
+        stated = self._requested.linger
+        if stated is None and self._exposed is None:
+            return 0
+        return linger_seconds(self._sock)
+
+    def _close(self) -> bool:
+        if self.is_open and self._linger_seconds():
+            dont_linger(self._sock)
+        return super()._close()
+
+    def abort(self) -> None:
+        """Reset the connection at once: the peer gets an error, queued data is lost.
+
+        A plain function. Waiting tasks get `trio.ClosedResourceError`. On a local
+        socket, which has no resets, the peer sees the end of the stream.
+        """
+        if self.is_open:
+            reset_on_close(self._sock)
+            super()._close()
+
+    async def connect(self, address: AddressLike, *, timeout: float = math.inf) -> None:
+        """Connect a stream that was made without a remote.
+
+        Args:
+          address: an address designator; of a name, the first address of the
+            socket's family is taken (`open_socket` tries them all).
+          timeout: seconds for looking the name up and connecting.
+
+        Raises:
+          ConnectError: the address could not be reached; the stream is closed, for
+            a socket whose connect has failed is of no further use.
+          ConnectTimeoutError: it took longer; the stream is closed.
+          ResolverError: the name is unknown, or has no address of this family.
+          SocketError: the stream is connected already.
+          trio.BusyResourceError: another task is connecting it.
+
+        A checkpoint. When cancelled while connecting, the stream is closed.
+        Source: connect(2); IOLib's ``connect`` (seed 003).
+        """
+        self._check_open()
+        if self._peer is not None:
+            raise SocketError(
+                errno.EISCONN, f"cannot connect to {address}: this stream is connected already"
+            )
+        if self._sending:
+            raise trio.BusyResourceError("another task is already connecting this stream")
+        self._sending = True
+        try:
+            with deadline_after(check_timeout(timeout)):
+                await self._connect(address)
+                return
+            raise ConnectTimeoutError(f"not connected to {address} within {timeout} s")
+        except BaseException:
+            self._close()
+            raise
+        finally:
+            self._sending = False
+
+    async def _connect(self, designator: AddressLike) -> None:
+        address = parse_designator(designator, argument="address")
+        if not isinstance(address, Address):
+            ipv6 = self._sock.family == stdlib_socket.AF_INET6
+            address = (await resolve(designator, ipv6=ipv6))[0]
+        if address.family != self._sock.family:
+            raise SocketError(
+                errno.EAFNOSUPPORT, f"cannot connect to {address}: this socket is of another family"
+            )
+        try:
+            await connect_socket(self._sock, address.sockaddr)
+        except OSError as exc:
+            raise connect_error(address, [attempt_error(exc, address)]) from exc
+        self._peer = address
+        self._readable = True

@@ -1,0 +1,90 @@
+"""Receiving urgent ("out-of-band") data, which ordinary readiness does not announce."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket as stdlib_socket
+from typing import Final
+
+import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
+
+from sockscope._core.errors import ReceiveTimeoutError, SocketError
+from sockscope._sockets.stream_state import StreamState, expires
+
+# Without epoll nothing wakes for urgent data alone: look by the clock.
+_FIRST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 0.1
+
+
+async def receive_urgent(stream: StreamState, n: int, *, peek: bool, dont_wait: bool) -> bytes:
+    """Receive the urgent byte; see `StreamSocket.receive`.
+
+    Nothing pending shows as EINVAL on TCP, as EAGAIN when the mark has come and the
+    byte has not.
+    """
+    if stream.get_option("oob_inline"):
+        raise SocketError(
+            errno.EINVAL,
+            "cannot receive out of band: the option oob_inline keeps urgent data in the stream",
+        )
+    await checkpoint_if_cancelled()
+    data = _attempt(stream, n, peek)
+    if data is not None:
+        await cancel_shielded_checkpoint()
+        return data
+    if dont_wait:
+        raise trio.WouldBlock
+    while data is None:
+        expired = await expires(lambda: _wait_urgent(stream), stream.receive_timeout)
+        data = _attempt(stream, n, peek)
+        if data is None and expired:
+            raise ReceiveTimeoutError(f"nothing urgent received for {stream.receive_timeout} s")
+    return data
+
+
+def _attempt(stream: StreamState, n: int, peek: bool) -> bytes | None:
+    """The urgent byte, ``b""`` where none can come any more, or None if none is there yet."""
+    sock: stdlib_socket.socket = stream._sock
+    flags = stdlib_socket.MSG_OOB | (stdlib_socket.MSG_PEEK if peek else 0)
+    try:
+        return sock.recv(n, flags)
+    except BlockingIOError:
+        return None
+    except OSError as exc:
+        if exc.errno != errno.EINVAL or not stream.is_open:
+            raise stream._failure(exc, "receive out of band") from exc
+    return b"" if _has_ended(sock) else None
+
+
+def _has_ended(sock: stdlib_socket.socket) -> bool:
+    """Whether the peer has shut its side down, ordinary data still unread or not."""
+    if not hasattr(select, "POLLRDHUP"):
+        return False
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+async def _wait_urgent(stream: StreamState) -> None:
+    """Sleep until urgent data, or the end of the stream, is announced."""
+    if not hasattr(select, "EPOLLPRI"):
+        await _pause_until_urgent(stream)
+        return
+    with select.epoll() as poll:
+        poll.register(stream.fileno(), select.EPOLLPRI | select.EPOLLRDHUP)
+        try:
+            await trio.lowlevel.wait_readable(poll.fileno())
+        finally:
+            trio.lowlevel.notify_closing(poll.fileno())
+
+
+async def _pause_until_urgent(stream: StreamState) -> None:
+    pause = _FIRST_PAUSE
+    while stream.is_open:
+        await trio.sleep(pause)
+        _, _, urgent = select.select([], [], [stream.fileno()], 0)
+        if urgent:
+            return
+        pause = min(2 * pause, _LONGEST_PAUSE)
