@@ -7,7 +7,14 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from sockscope.testing import LeakError, ScriptedResolver, cancel_everywhere, open_descriptors
+from sockscope.testing import (
+    LeakError,
+    ScriptedResolver,
+    cancel_everywhere,
+    open_descriptors,
+    open_loopback_pair,
+    serving,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -41,3 +48,13 @@ def resolvers() -> None:
         assert_type(resolver.queries, list[str])
     ScriptedResolver({"a.test": 1})  # type: ignore[dict-item]
     ScriptedResolver({}, {"a.test": 1.0})  # type: ignore[call-arg]
+
+
+async def servers() -> None:
+    async with serving(None) as server:
+        server.addresses  # noqa: B018  # it has the type of a Server
+    serving()  # type: ignore[call-arg]
+    serving(is_not_async)  # type: ignore[arg-type]
+    async with open_loopback_pair("ipv6") as (client, _):
+        assert_type(await client.receive_some(), bytes)
+    open_loopback_pair("ipv5")  # type: ignore[arg-type]
