@@ -43,8 +43,8 @@ def get_option(sock: SocketLike, name: str) -> Any:
         return getattr(sock, name)
     try:
         problem = unsuited(option, kind)
-        if problem is None and not option.readable:
-            problem = OSError(errno.ENOPROTOOPT, option.readback)
+        if problem is None and not option.is_readable(kind):
+            problem = OSError(errno.ENOPROTOOPT, option.readback or "it is not given back")
         if problem is not None:
             raise problem
         value = read_value(option, raw, kind)

@@ -154,6 +154,13 @@ class BufferSize(Int):
         return integer(got) == integer(wanted) * self.factor
 
 
+class FlagBits(Int):
+    """Bits, to which the kernel may add others."""
+
+    def matches(self, wanted: Raw, got: Raw) -> bool:
+        return integer(got) & integer(wanted) == integer(wanted)
+
+
 class PortRange(Codec["tuple[int, int]"]):
     """The lowest and the highest local port; (0, 0) is off, a 0 leaves that end to the system."""
 

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import struct
+from dataclasses import replace
 from typing import Any
 
 from sockscope._options import kinds
@@ -28,6 +29,7 @@ from sockscope._options.value_types import DeadPeer, KeepAlive, PeerCredentials
 
 KEEPALIVE = Target("SO_KEEPALIVE", 9, kinds.INTERNET | kinds.LOCAL)
 _TIMER = Seconds(1, 1, 32767)
+KEEPALIVE_OF_TCP = replace(KEEPALIVE, kinds=kinds.TCP)
 # macOS calls it TCP_KEEPALIVE, which is no other name on any other system.
 KEEPALIVE_IDLE = Target(
     "TCP_KEEPALIVE" if hasattr(socket, "TCP_KEEPALIVE") else "TCP_KEEPIDLE",
@@ -111,7 +113,13 @@ def gather_mptcp(option: Option, sock: RawSocket, kind: str) -> bool:
 
 # multicast_interface ----------------------------------------------------------------
 
-MULTICAST_INTERFACE4 = Target("IP_MULTICAST_IF", 32, kinds.DATAGRAM & kinds.INTERNET4, mapped=True)
+MULTICAST_INTERFACE4 = Target(
+    "IP_MULTICAST_IF",
+    32,
+    kinds.DATAGRAM & kinds.INTERNET4,
+    mapped=True,
+    readable=False,
+)
 MULTICAST_INTERFACE6 = Target("IPV6_MULTICAST_IF", 17, kinds.DATAGRAM & kinds.INTERNET6)
 
 
@@ -128,7 +136,7 @@ def expand_multicast_interface(option: Option, value: int | str, kind: str) -> l
 
 # tcp_md5_key and tcp_md5_keys -------------------------------------------------------
 
-MD5 = Target("TCP_MD5SIG_EXT", 32, kinds.TCP)
+MD5 = Target("TCP_MD5SIG_EXT", 32, kinds.TCP, readable=False)
 _MD5SIG = struct.Struct("=128sBBHi80s")  # struct tcp_md5sig of linux/tcp.h
 _FLAG_PREFIX = 1
 _MAPPED = ipaddress.IPv6Address("::ffff:0.0.0.0")

@@ -80,7 +80,7 @@ def _try_out(option: Option, target: Target, sock: socket.socket) -> bool:
     # Setting what is read changes nothing. Where nothing is read, four zero bytes are too
     # short or a no to most: any answer but "no such option" shows that it is there.
     raw: Raw = bytes(4)
-    if option.readable and _answers(lambda: target.read(sock, codec)):
+    if target.readable and _answers(lambda: target.read(sock, codec)):
         raw = target.read(sock, codec)
     return _answers(lambda: sock.setsockopt(level, number, raw))
 

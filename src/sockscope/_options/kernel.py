@@ -61,8 +61,13 @@ def stage_of(sock: RawSocket) -> Stage:
     # Unbound, it is ("0.0.0.0", 0), "::" likewise, or "" for a local one. One of a family
     # that Python has no such form for counts as bound only by what follows.
     if isinstance(name, tuple):
-        return Stage.BOUND if name[1] != 0 or name[0] not in ("0.0.0.0", "::", "") else Stage.FRESH
+        # A raw socket has its protocol in the place of the port.
+        port = 0 if sock.type == socket.SOCK_RAW else name[1]
+        return Stage.BOUND if port != 0 or name[0] not in _WILDCARDS else Stage.FRESH
     return Stage.BOUND if name else Stage.FRESH
+
+
+_WILDCARDS = ("0.0.0.0", "::", "")
 
 
 def _is_listening(sock: RawSocket) -> bool:
@@ -100,17 +105,27 @@ def without_mapped(steps: Sequence[Step], sock: RawSocket, kind: str) -> Sequenc
 
 def holds(option: Option, value: Any, sock: RawSocket, kind: str) -> bool:
     """Whether the kernel already has *value*, as far as it tells."""
-    if not option.readable or option.volatile:
+    if option.volatile or not option.is_readable(kind):
         return False
     try:
-        if option.phase is Phase.CREATION:
-            return bool(read_value(option, sock, kind) == value)
-        return all(
-            step.codec.matches(step.raw, step.target.read(sock, step.codec))
-            for step in without_mapped(option.steps(value, kind), sock, kind)
-        )
+        return matches(option, value, sock, kind)
     except OSError:
         return False
+
+
+def matches(option: Option, value: Any, sock: RawSocket, kind: str) -> bool:
+    """Whether the kernel has what setting *value* makes, in each option behind it that it tells.
+
+    Raises:
+      OSError: as getsockopt(2).
+    """
+    if option.phase is Phase.CREATION:
+        return bool(read_value(option, sock, kind) == value)
+    return all(
+        step.codec.matches(step.raw, step.target.read(sock, step.codec))
+        for step in without_mapped(option.steps(value, kind), sock, kind)
+        if step.target.readable
+    )
 
 
 def read_value(option: Option, sock: RawSocket, kind: str) -> Any:
@@ -121,7 +136,7 @@ def read_value(option: Option, sock: RawSocket, kind: str) -> Any:
         or does not give it back.
     """
     targets = option.targets_for(kind)
-    if not targets or not option.readable:
+    if not option.is_readable(kind):
         raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
     if option.gather is not None:
         return option.gather(option, sock, kind)

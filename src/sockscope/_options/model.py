@@ -97,6 +97,7 @@ class Target:
       kinds: the kinds of socket that it suits.
       mapped: it acts on IPv4 traffic, so a dual-stack socket takes it beside its twin.
       codec: its type, where that is not the row's own.
+      readable: the kernel gives it back.
       level: for getsockopt and setsockopt; found by the constant's name unless given.
       number: for them; None where this system has no such option.
       mapped_kinds: the dual-stack kinds that take it so.
@@ -107,6 +108,7 @@ class Target:
     kinds: frozenset[str]
     mapped: bool = False
     codec: Codec[Any] | None = None
+    readable: bool = True
     level: int = -1
     number: int | None = field(init=False, default=None)
     mapped_kinds: frozenset[str] = field(init=False, default=frozenset())
@@ -169,7 +171,6 @@ class Option:
       child: why it makes no sense on a child; "" if it does. The phase says it for most.
       volatile: what is read is the moment's value: never taken for the one that was set.
       copied: `SocketOptions.read` takes it, as setting what was read makes the same.
-      readable: the kernel gives it back.
       secret: it is never shown.
       limits: sysctls that clamp it.
       rounds: what is read may be more than what was set, and is as good.
@@ -196,7 +197,6 @@ class Option:
     child: str = ""
     volatile: bool = False
     copied: bool = True
-    readable: bool = True
     secret: bool = False
     limits: tuple[str, ...] = ()
     rounds: bool = False
@@ -230,6 +230,11 @@ class Option:
         """The kernel's options that suit *kind*; for IPv6 its own come before the mapped ones."""
         own = [t for t in self.targets if kind in t.kinds]
         return own + [t for t in self.targets if kind in t.mapped_kinds]
+
+    def is_readable(self, kind: str) -> bool:
+        """Whether a socket of *kind* gives its value back."""
+        targets = self.targets_for(kind)
+        return bool(targets) and targets[0].readable
 
     def steps(self, value: Any, kind: str) -> list[Step]:
         """The calls that set *value* on a socket of *kind*.

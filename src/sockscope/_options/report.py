@@ -15,10 +15,10 @@ from sockscope._options.kernel import (
     UNSUPPORTED,
     Label,
     SocketLike,
+    matches,
     read_value,
     unsuited,
     unwrap,
-    without_mapped,
 )
 from sockscope._options.model import Option, RawSocket
 from sockscope._options.plan import Stated, extra_step
@@ -74,7 +74,7 @@ def read_options(sock: SocketLike) -> dict[str, Any]:
     for option in SETTABLE:
         if option.user:
             values[option.name] = getattr(sock, option.name, None)
-        elif option.copied and option.readable and option.targets_for(kind):
+        elif option.copied and option.is_readable(kind):
             values[option.name] = _settable_value(option, raw, kind)
     return values
 
@@ -129,22 +129,17 @@ def _check(option: Option, value: Any, raw: RawSocket, kind: str) -> OptionResul
     problem = unsuited(option, kind)
     if problem is not None:
         return OptionResult(requested, None, problem.strerror, ok=False)
-    if not option.readable:
-        return OptionResult(requested, None, option.readback)
+    if not option.is_readable(kind):
+        return OptionResult(requested, None, option.readback or "the system does not give it back")
     try:
         effective = read_value(option, raw, kind)
-        matching = _matches(option, value, raw, kind)
+        matching = matches(option, value, raw, kind)
     except OSError as exc:
         return OptionResult(requested, None, f"not in effect: {exc.strerror}", ok=False)
     if isinstance(value, bool):
         effective = bool(effective)
     ok, reason = _judge(option, value, effective, matching, raw, kind)
     return OptionResult(requested, option.shown(effective), reason, ok=ok)
-
-
-def _matches(option: Option, value: Any, raw: RawSocket, kind: str) -> bool:
-    steps = without_mapped(option.steps(value, kind), raw, kind)
-    return all(s.codec.matches(s.raw, s.target.read(raw, s.codec)) for s in steps)
 
 
 def _judge(

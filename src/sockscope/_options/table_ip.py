@@ -17,6 +17,7 @@ from sockscope._options.codec import (
     BOOL,
     INT_MAX,
     Enum,
+    FlagBits,
     Int,
     Interface,
     NetworkOrderInt,
@@ -61,7 +62,7 @@ class IPOptions:
             "Whether an IPv6 socket leaves IPv4 alone. Off, it also takes IPv4 traffic, with "
             "addresses like ::ffff:192.0.2.1, and blocks a later bind of the port for IPv4.",
             BOOL,
-            _ipv6("IPV6_V6ONLY", 26),
+            _ipv6("IPV6_V6ONLY", 26, kinds.INTERNET6 - kinds.RAW),
             phase=Phase.BIND,  # EINVAL afterwards
             platforms="all; on OpenBSD always on",
         ),
@@ -171,8 +172,7 @@ class IPOptions:
         Option(
             "An upper limit for the size of packets, as if it were the interface's MTU; 0 is none.",
             Int(0, 65535, "bytes"),
-            _ipv6("IPV6_MTU", 24),
-            readable=False,
+            (Target("IPV6_MTU", 24, kinds.INTERNET6, readable=False),),
             readback="the system gives the path's MTU instead: see path_mtu",
             inherited=kinds.NONE,
         ),
@@ -190,7 +190,7 @@ class IPOptions:
         Option(
             "Which source address to choose (RFC 5014): 1 temporary, 2 public, 4 home, "
             "0x400 care-of ...",
-            Int(0, 0xFFFF),
+            FlagBits(0, 0xFFFF),
             _ipv6("IPV6_ADDR_PREFERENCES", 72),
             readback="the defaults of what was not said are added",
             copied=False,
@@ -285,7 +285,6 @@ class IPOptions:
             Interface(),
             (MULTICAST_INTERFACE4, MULTICAST_INTERFACE6),
             expand=expand_multicast_interface,
-            readable=False,
             readback="for IPv4 the system gives the interface's address, not its index",
             inherited=kinds.NONE,
             platforms="all",

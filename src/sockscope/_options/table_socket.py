@@ -24,6 +24,7 @@ from sockscope._options.codec import (
 )
 from sockscope._options.composed import (
     KEEPALIVE,
+    KEEPALIVE_OF_TCP,
     KEEPALIVE_TIMERS,
     USER_TIMEOUT,
     brief_keepalive,
@@ -203,7 +204,7 @@ class SocketLevelOptions(TransportOptions):
             "Fail the connection within this time when the peer vanished, idle or sending: "
             "keepalive and the user timeout, set in step.",
             DeadPeerCodec(),
-            (USER_TIMEOUT, KEEPALIVE, *KEEPALIVE_TIMERS),
+            (USER_TIMEOUT, KEEPALIVE_OF_TCP, *KEEPALIVE_TIMERS),
             expand=expand_dead_peer,
             gather=gather_dead_peer,
             readback="whole seconds, rounded down",
@@ -323,8 +324,7 @@ class SocketLevelOptions(TransportOptions):
         Option(
             "How many packets one poll takes.",
             Int(0, 65535, "packets"),
-            _sol("SO_BUSY_POLL_BUDGET", 70),
-            readable=False,
+            (Target("SO_BUSY_POLL_BUDGET", 70, kinds.ALL, readable=False),),
             readback="the system does not give it back",
             privilege="CAP_NET_ADMIN",
             platforms="Linux 5.11",

@@ -277,8 +277,11 @@ class TransportOptions(IPOptions):
         Option(
             "Tell with what recvmsg receives how many bytes are left.",
             BOOL,
-            (*_tcp("TCP_INQ", 36), Target("SO_INQ", 84, frozenset({kinds.LOCAL_STREAM}))),
-            copied=False,  # set only on local sockets
+            (
+                *_tcp("TCP_INQ", 36),
+                Target("SO_INQ", 84, frozenset({kinds.LOCAL_STREAM}), readable=False),
+            ),
+            readback="the system does not give it back on local sockets",
             platforms="Linux 4.18; local sockets: Linux 6.17",
         ),
     ] = None
@@ -332,7 +335,6 @@ class TransportOptions(IPOptions):
             (MD5,),
             phase=Phase.HANDSHAKE,
             expand=expand_md5_key,
-            readable=False,
             secret=True,
             readback="the system never gives a key back",
             platforms="Linux 4.13",
@@ -351,7 +353,6 @@ class TransportOptions(IPOptions):
             (MD5,),
             phase=Phase.HANDSHAKE,
             expand=expand_md5_keys,
-            readable=False,
             secret=True,
             readback="the system never gives a key back",
             platforms="Linux 4.13",
