@@ -11,7 +11,7 @@ For fixtures, with pytest-trio, write ``pytest_plugins = ["sockscope.testing"]``
 topmost ``conftest.py``. A test that takes one runs three times, over IPv4, IPv6 and a
 local socket (skipped where the system lacks it): ``loopback_kind`` is the `LoopbackKind`,
 ``loopback_listener`` a `PassiveSocket`, ``loopback_pair`` both ends of a connection, the
-one that connected first. Nothing here imports pytest by itself.
+one that connected first. pytest is needed for these alone.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import trio
+import trio.testing
 from trio.lowlevel import Task, current_trio_token
 
 from sockscope.testing._descriptors import describe_descriptor, open_descriptors
@@ -72,7 +73,8 @@ async def cancel_everywhere(
     when it is waiting. The first run is not cancelled at all, so that what is opened
     once and kept (a resolver's files, a system task) is no leak; the sweep ends when a
     run was over before its step came. All runs share the outer world, so each must find
-    it as the first did.
+    it as the first did: an opening that was cancelled may have left a dead connection in
+    a listener's queue, so what connects *and* accepts opens a listener of its own.
 
     After each run the process must be where it was before: no new descriptor (after a
     garbage collection, and a second for peers and threads to close theirs), no task
@@ -284,13 +286,15 @@ class _Run(trio.abc.Instrument):
 
 
 def _place(task: Task) -> str:
-    """Where *task* is: its line outside Trio that is nearest to what it waits for."""
-    place = f"at the end of {task.name}"
-    for frame, line in task.iter_await_frames():
-        code = frame.f_code
-        if code.co_filename != __file__ and not code.co_filename.startswith(_TRIO_FOLDER):
-            place = f"at {code.co_filename}:{line} in {code.co_name}"
-    return place
+    """Where *task* is outside Trio: its own line, and the one nearest to what it waits for."""
+    lines = [
+        f"{frame.f_code.co_filename}:{line} in {frame.f_code.co_name}"
+        for frame, line in task.iter_await_frames()
+        if not frame.f_code.co_filename.startswith((__file__, _TRIO_FOLDER))
+    ]
+    if not lines:
+        return f"at the end of {task.name}"
+    return f"at {lines[0]}" if len(lines) == 1 else f"at {lines[0]} (waiting at {lines[-1]})"
 
 
 @contextmanager
