@@ -11,9 +11,9 @@ from harness.tcp import accept, echo, memory
 
 WORKLOADS = (
     echo("echo-1", "64 B, 1 conn", 1, 64, LAYERS),
-    echo("echo-64", "64 B, 64", 64, 64, LAYERS),
-    echo("echo-512", "64 B, 512", 512, 64, LAYERS),
-    echo("echo-16k", "16 KiB, 64", 64, 16384, LAYERS),
+    echo("echo-64", "64 B, 64 conns", 64, 64, LAYERS),
+    echo("echo-512", "64 B, 512 conns", 512, 64, LAYERS),
+    echo("echo-16k", "16 KiB, 64 conns", 64, 16384, LAYERS),
     accept(LAYERS),
     memory(LAYERS),
 )

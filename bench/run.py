@@ -12,7 +12,7 @@ from harness.workloads import Figure, SelfMeasuredWorkload, ServerWorkload, cpu_
 
 BULK = "Bulk transfer on one connection, CPU of the server"
 LATENCY = "Latency, open loop: 64 connections, 20,000 messages of 64 B a second"
-CLIENT = "Client: connect, one byte each way, close"
+CLIENT = "Client, connect, one byte each way, close"
 
 
 def percentile(name: str, title: str) -> Figure:
@@ -48,14 +48,14 @@ def client(tasks: int, title: str) -> SelfMeasuredWorkload:
 
 WORKLOADS = (
     echo("echo-1", "64 B, 1 conn", 1, 64, SERVERS),
-    echo("echo-64", "64 B, 64", 64, 64, SERVERS),
-    echo("echo-512", "64 B, 512", 512, 64, SERVERS),
-    echo("echo-4000", "64 B, 4,000", 4000, 64, SERVERS),
-    echo("echo-16k", "16 KiB, 64", 64, 16384, SERVERS),
+    echo("echo-64", "64 B, 64 conns", 64, 64, SERVERS),
+    echo("echo-512", "64 B, 512 conns", 512, 64, SERVERS),
+    echo("echo-4000", "64 B, 4,000 conns", 4000, 64, SERVERS),
+    echo("echo-16k", "16 KiB, 64 conns", 64, 16384, SERVERS),
     ServerWorkload(
         "idle",
         ECHO,
-        (cpu_per_operation("idle", "64 B, 1 + 1,000 idle"),),
+        (cpu_per_operation("idle", "64 B, 1 busy, 1,000 idle"),),
         SERVERS,
         ("echo", "--size", "64", "--connections", "1", "--idle", "1000"),
     ),

@@ -35,8 +35,8 @@ def workloads(chain: Path) -> tuple[ServerWorkload, ...]:
 
     return (
         tls("tls-1", "64 B, 1 conn", "echo", "--connections", "1", "--size", "64"),
-        tls("tls-64", "64 B, 64", "echo", "--connections", "64", "--size", "64"),
-        tls("tls-16k", "16 KiB, 64", "echo", "--connections", "64", "--size", "16384"),
+        tls("tls-64", "64 B, 64 conns", "echo", "--connections", "64", "--size", "64"),
+        tls("tls-16k", "16 KiB, 64 conns", "echo", "--connections", "64", "--size", "16384"),
         tls("tls-handshake", "handshake, 1 B, close", "churn", "--connections", "16"),
     )
 

@@ -6,7 +6,7 @@ colours follow the reader's light or dark page.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from harness.workloads import Figure, Workload
 WIDTH, MARGIN, COLUMNS, GAP = 1000, 24, 2, 32
 ROW, BAR, HEAD, LINE = 22, 14, 46, 18
 PANEL = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GAP) / COLUMNS
-LABEL, VALUE = 172, 62
+VALUE = 62
+LETTER = 7.3  # the mean width of a letter of a label: text cannot be measured here
 
 STYLE = """
   text { font: 13px system-ui, -apple-system, 'Segoe UI', sans-serif; fill: #24292f }
@@ -32,17 +33,18 @@ STYLE = """
 """
 
 Row = tuple[str, bool, Summary]
+Panel = tuple[Workload, Figure, list[Row]]
 
 
 def write(results: Results, title: str, path: Path) -> None:
     """Draw every figure that has rounds."""
     panels = [panel for panel in _panels(results) if panel[2]]
+    label = LETTER * max((len(row[0]) for panel in panels for row in panel[2]), default=0) + 6
     top, body = MARGIN + 48.0, []
     for start in range(0, len(panels), COLUMNS):
         line = panels[start : start + COLUMNS]
-        for column, (workload, figure, rows) in enumerate(line):
-            x = MARGIN + column * (PANEL + GAP)
-            body += _panel(x, top, workload, figure, rows)
+        for column, panel in enumerate(line):
+            body += _panel(MARGIN + column * (PANEL + GAP), top, label, panel)
         top += HEAD + max(len(rows) for _, _, rows in line) * ROW + 20
     foot = list(_footer(results, top))
     height = top + len(foot) * LINE + MARGIN
@@ -61,7 +63,7 @@ def write(results: Results, title: str, path: Path) -> None:
     path.write_text("\n".join(parts) + "\n")
 
 
-def _panels(results: Results) -> Iterator[tuple[Workload, Figure, list[Row]]]:
+def _panels(results: Results) -> Iterator[Panel]:
     for workload in results.workloads:
         for figure in workload.figures:
             rows = []
@@ -72,29 +74,26 @@ def _panels(results: Results) -> Iterator[tuple[Workload, Figure, list[Row]]]:
             yield workload, figure, rows
 
 
-def _panel(
-    x: float, y: float, workload: Workload, figure: Figure, rows: Sequence[Row]
-) -> Iterator[str]:
+def _panel(x: float, y: float, label: float, panel: Panel) -> Iterator[str]:
+    workload, figure, rows = panel
     better = "more" if figure.higher_is_better else "less"
     yield _text(x, y + 13, f"{workload.group.partition(',')[0]}: {figure.title}", "head")
     yield _text(x, y + 30, f"{figure.unit}, {better} is better", "quiet")
-    room = PANEL - LABEL - VALUE
-    scale = room / max(max(summary.high for _, _, summary in rows), 1e-9)
-    for index, (label, ours, summary) in enumerate(rows):
-        yield from _row(x, y + HEAD + index * ROW, label, ours, summary, scale)
+    longest = max(summary.high for _, _, summary in rows)
+    scale = (PANEL - label - VALUE) / max(longest, 1e-9)
+    for index, row in enumerate(rows):
+        top = y + HEAD + index * ROW
+        yield _text(x, top + 11.5, row[0], "strong" if row[1] else "")
+        yield from _bar(x + label, top, row, scale)
 
 
-def _row(
-    x: float, y: float, label: str, ours: bool, summary: Summary, scale: float
-) -> Iterator[str]:
-    """The label, a bar as long as the median, a line over the range, the median in figures."""
-    start, middle = x + LABEL, y + BAR / 2
-    low, high = start + summary.low * scale, start + summary.high * scale
-    kind = "ours" if ours else "bar"
-    yield _text(x, y + 11.5, label, "strong" if ours else "")
+def _bar(x: float, y: float, row: Row, scale: float) -> Iterator[str]:
+    """A bar as long as the median, a line over the range, the median in figures."""
+    _, ours, summary = row
+    low, high, middle = x + summary.low * scale, x + summary.high * scale, y + BAR / 2
     yield (
-        f'<rect class="{kind}" x="{start:.1f}" y="{y:.1f}" rx="2" height="{BAR}" '
-        f'width="{max(summary.median * scale, 1):.1f}"/>'
+        f'<rect class="{"ours" if ours else "bar"}" x="{x:.1f}" y="{y:.1f}" rx="2" '
+        f'height="{BAR}" width="{max(summary.median * scale, 1):.1f}"/>'
     )
     if high - low > 1:
         yield (

@@ -98,8 +98,13 @@ class Child:
         """Wait for what it measured."""
         return json.loads(self.read_line())
 
+    def complaints(self) -> list[str]:
+        """The lines of its standard error so far."""
+        # Not by seek: the program writes where the offset that it shares with us stands.
+        size = os.fstat(self._errors.fileno()).st_size
+        return os.pread(self._errors.fileno(), size, 0).decode(errors="replace").splitlines()
+
     def last_words(self) -> str:
-        """The last line of its standard error."""
-        self._errors.seek(0)
-        lines = self._errors.read().strip().splitlines()
+        """The last line of its standard error, or its status where it said nothing."""
+        lines = [line for line in self.complaints() if line.strip()]
         return lines[-1] if lines else f"ended with status {self._process.returncode}"

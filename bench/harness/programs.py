@@ -44,7 +44,7 @@ SERVERS = (
 )
 
 TLS_SERVERS = (
-    Program("bare", "CPython, bare SSLObject loop", "servers/bare_epoll_tls.py"),
+    Program("bare", "CPython, bare SSLObject", "servers/bare_epoll_tls.py"),
     Program("uvloop", "uvloop streams", "servers/asyncio_streams.py", _UVLOOP),
     Program("asyncio", "asyncio streams", "servers/asyncio_streams.py"),
     Program("anyio", "anyio on Trio", "servers/anyio_trio.py"),
@@ -72,19 +72,19 @@ LAYERS = (
     Program("serve_passive", "serve_passive", _LAYER_SERVER),
     Program(
         "no-engine",
-        "serve_passive, SOCKSCOPE_ENGINE=trio",
+        "serve_passive, engine off",
         _LAYER_SERVER,
         environment=(("SOCKSCOPE_ENGINE", "trio"),),
     ),
     *(
-        Program(name, f"serve_passive, {label}", _LAYER_SERVER, ("--layer", name))
+        Program(name, f"+ {label}", _LAYER_SERVER, ("--layer", name))
         for name, label in (
-            ("options", "with options"),
-            ("hook", "with a connection hook"),
-            ("limits", "with limits"),
-            ("statistics", "statistics read 10 times a second"),
-            ("timers", "with timers"),
-            ("all", "with all of these"),
+            ("options", "options"),
+            ("hook", "connection hook"),
+            ("limits", "limits"),
+            ("statistics", "statistics, 10 reads/s"),
+            ("timers", "timers"),
+            ("all", "all of these"),
         )
     ),
 )

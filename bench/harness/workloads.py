@@ -83,7 +83,10 @@ class ServerWorkload:
         for name, value in self.sized(settings).items():
             command += [f"--{name}", str(value)]
         with Child(command, cores.load) as load:
-            return _figures(self.figures, load.read_result())
+            result = load.read_result()
+        if server.complaints():  # a traceback a connection is neither the same work nor right
+            raise ProgramError(f"it answered, but complained: {server.last_words()}")
+        return _figures(self.figures, result)
 
 
 @dataclass(frozen=True, slots=True)
