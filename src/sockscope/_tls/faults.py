@@ -78,16 +78,6 @@ def handshake_error(words: str, peer: str, *, server_side: bool, reason: str) ->
     )
 
 
-def default_hostname(transport: trio.abc.Stream) -> str | None:
-    """The name that *transport* was opened with, or the literal address if it was one."""
-    below: Any = transport
-    name = getattr(below, "remote_name", None)
-    if name is not None:
-        return str(name)
-    host = getattr(getattr(below, "remote_address", None), "host", None)
-    return None if host is None else str(host)
-
-
 async def send_alert(transport: trio.abc.Stream, outgoing: ssl.MemoryBIO) -> None:
     """Tell the peer why, if it listens: the alert that OpenSSL has left in *outgoing*."""
     try:

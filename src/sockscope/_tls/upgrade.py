@@ -15,7 +15,6 @@ from sockscope._tls.client_hello import (
 )
 from sockscope._tls.faults import (
     ALERT_SECONDS,
-    default_hostname,
     handshake_error,
     peer_in_words,
 )
@@ -74,11 +73,11 @@ def tls_upgrade(
     reader = None if isinstance(context, ssl.SSLContext) else HelloReader(context)
 
     async def upgrade(stream: trio.abc.Stream) -> TLSStream:
-        is_server = getattr(stream, "accepted", False) if server_side is None else server_side
+        is_server = _was_accepted(stream) if server_side is None else server_side
         hello = b""
         try:
             _refuse_bytes_read_ahead(stream)
-            name = None if is_server else server_hostname or default_hostname(stream)
+            name = None if is_server else server_hostname or _name_opened(stream)
             if isinstance(context, ssl.SSLContext):
                 chosen = context
             elif is_server:
@@ -113,6 +112,31 @@ def tls_upgrade(
     return upgrade
 
 
+def _wrapped(stream: object) -> object:
+    """The stream that *stream* wraps, as our buffered streams and Trio's SSLStream call it."""
+    return getattr(stream, "transport_stream", None)
+
+
+def _was_accepted(stream: object) -> bool:
+    """Whether *stream*, or what it wraps, came from a passive socket."""
+    while stream is not None and not hasattr(stream, "accepted"):
+        stream = _wrapped(stream)
+    return bool(getattr(stream, "accepted", False))
+
+
+def _name_opened(stream: object) -> str | None:
+    """The host that *stream*, or what it wraps, was opened with: a name, or a literal address.
+
+    Not through a TLS stream: who is at the end of a tunnel, only its maker knows.
+    """
+    while stream is not None and not hasattr(stream, "remote_name"):
+        stream = None if isinstance(stream, TLSStream | trio.SSLStream) else _wrapped(stream)
+    name = getattr(stream, "remote_name", None)
+    if name is None:
+        name = getattr(getattr(stream, "remote_address", None), "host", None)
+    return None if name is None else str(name)
+
+
 def _refuse_bytes_read_ahead(stream: trio.abc.Stream) -> None:
     """Refuse a buffered stream that holds bytes: they came before the encryption.
 
@@ -126,6 +150,6 @@ def _refuse_bytes_read_ahead(stream: trio.abc.Stream) -> None:
             f"{held if isinstance(held, int) else len(held)} bytes had been read ahead "
             "before the handshake began",
             peer_in_words(stream, None),
-            server_side=bool(getattr(stream, "accepted", False)),
+            server_side=_was_accepted(stream),
             reason="DATA_BEFORE_HANDSHAKE",
         )
