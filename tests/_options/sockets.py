@@ -78,3 +78,11 @@ def read(sock, target, size=0):
 
 def is_root():
     return hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+def has_capability(name):
+    """Whether this process has a capability in its network namespace, as the kernel says."""
+    number = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}[name]
+    with open("/proc/self/status") as status:
+        effective = next(line.split()[1] for line in status if line.startswith("CapEff"))
+    return bool(int(effective, 16) >> number & 1)

@@ -123,9 +123,17 @@ MULTICAST_INTERFACE4 = Target(
 MULTICAST_INTERFACE6 = Target("IPV6_MULTICAST_IF", 17, kinds.DATAGRAM & kinds.INTERNET6)
 
 
+def _index_of(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as exc:
+        # Python 3.13 gives this error no number.
+        raise OSError(errno.ENODEV, f"there is no interface {name!r}") from exc
+
+
 def expand_multicast_interface(option: Option, value: int | str, kind: str) -> list[Step]:
     """By index for both families: names change, and an interface has several addresses."""
-    index = socket.if_nametoindex(value) if isinstance(value, str) else value
+    index = _index_of(value) if isinstance(value, str) else value
     steps = []
     for target in option.targets_for(kind):
         # struct ip_mreqn: group, address, index.

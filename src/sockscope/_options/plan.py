@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 from sockscope._core.errors import OptionError
@@ -71,6 +72,13 @@ class Action(NamedTuple):
 
 # After the rows: an extra option is the user's last word.
 _EXTRA = Option("an option by number", Int(-(2**31), 2**32 - 1))
+# Its bytes may be a key.
+_EXTRA_BYTES = replace(_EXTRA, secret=True)
+
+
+def extra_row(value: int | bytes) -> Option:
+    """The row that stands for an option by number."""
+    return _EXTRA if isinstance(value, int) else _EXTRA_BYTES
 
 
 def extra_step(key: tuple[int, int], value: int | bytes) -> Step:
@@ -99,7 +107,8 @@ def actions_for(options: Stated, kind: str, role: Role, *, ours: bool = True) ->
         required = option.name not in options.preferred
         actions.append(Action(option, option.name, value, required, steps, problem))
     for key, raw in options.extra.items():
-        actions.append(Action(_EXTRA, key, raw, True, (extra_step(key, raw),), None))
+        row = extra_row(raw)
+        actions.append(Action(row, key, raw, True, (extra_step(key, raw),), None))
     return actions
 
 

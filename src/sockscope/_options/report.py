@@ -21,7 +21,7 @@ from sockscope._options.kernel import (
     unwrap,
 )
 from sockscope._options.model import Option, RawSocket
-from sockscope._options.plan import Stated, extra_step
+from sockscope._options.plan import Stated, extra_row, extra_step
 from sockscope._options.table import SETTABLE
 
 
@@ -114,14 +114,15 @@ def _check_timer(option: Option, value: Any, sock: SocketLike) -> OptionResult:
 
 
 def _check_extra(key: tuple[int, int], wanted: int | bytes, raw: RawSocket) -> OptionResult:
+    shown = extra_row(wanted).shown
     step = extra_step(key, wanted)
     try:
         got = step.target.read(raw, step.codec)
     except OSError as exc:
-        return OptionResult(wanted, None, f"cannot be read: {exc.strerror}")
+        return OptionResult(shown(wanted), None, f"cannot be read: {exc.strerror}")
     ok = step.codec.matches(step.raw, got)
     reason = None if ok else "the system holds another value"
-    return OptionResult(wanted, step.codec.unpack(got), reason, ok=ok)
+    return OptionResult(shown(wanted), shown(step.codec.unpack(got)), reason, ok=ok)
 
 
 def _check(option: Option, value: Any, raw: RawSocket, kind: str) -> OptionResult:
