@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import socket as stdlib_socket
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import trio
@@ -39,13 +40,11 @@ def is_custom(sock: object) -> TypeGuard[trio.socket.SocketType]:
 
 
 def close_quietly(sock: AnySocket) -> bool:
-    """Close *sock* and wake who waits on it in Trio; whether the system called it a success.
+    """Close *sock*; whether the system called it a success.
 
     An error of close(2) tells of data, not of the descriptor: that is gone
     already, and a second close might hit another socket's.
     """
-    if isinstance(sock, stdlib_socket.socket) and trio.lowlevel.in_trio_run():
-        trio.lowlevel.notify_closing(sock)
     try:
         sock.close()
     except OSError:
@@ -56,7 +55,15 @@ def close_quietly(sock: AnySocket) -> bool:
 class BaseSocket:
     """The part that streams, passive sockets and datagram sockets have in common."""
 
-    __slots__ = ("__weakref__", "_exposed", "_local", "_readable", "_requested", "_sock")
+    __slots__ = (
+        "__weakref__",
+        "_exposed",
+        "_local",
+        "_on_close",
+        "_readable",
+        "_requested",
+        "_sock",
+    )
 
     def __init__(self, sock: AnySocket, requested: SocketOptions) -> None:
         self._sock: Any = sock
@@ -64,6 +71,8 @@ class BaseSocket:
         self._exposed: trio.socket.SocketType | None = sock if is_custom(sock) else None
         self._requested = requested
         self._local: Address | None = None
+        # What removes the path of a local socket; who takes the socket over takes it away.
+        self._on_close: Callable[[], None] | None = None
         # False only while the socket is known to hold nothing: then wait first.
         self._readable = True
 
@@ -254,7 +263,15 @@ class BaseSocket:
         """Close now; whether close(2) reported no error. Does nothing a second time."""
         if self._sock.fileno() == -1:
             return True
+        self._release_path()
+        self._wake()
         return close_quietly(self._sock)
+
+    def _release_path(self) -> None:
+        """Remove the local socket's path, if there is one and it is still this socket's."""
+        release, self._on_close = self._on_close, None
+        if release is not None:
+            release()
 
 
 def error_of(exc: OSError, sock: BaseSocket, step: str) -> Exception:

@@ -57,18 +57,19 @@ class Receiving(StreamState):
             raise _busy()
         self._receiving = True
         try:
-            if not self._readable:
-                return await self._when_readable(lambda: self._receive_now(size))
-            # Cancelled? Then nothing must happen; if not, nothing may be undone after.
-            await checkpoint_if_cancelled()
-            try:
-                data = self._receive_now(size)
-            except BlockingIOError:
-                return await self._when_readable(lambda: self._receive_now(size))
-            except OSError as exc:
-                raise self._failure(exc, "receive") from exc
-            await cancel_shielded_checkpoint()
-            return data
+            if self._readable:
+                # Cancelled? Then nothing must happen; if not, nothing may be undone after.
+                await checkpoint_if_cancelled()
+                try:
+                    data = self._receive_now(size)
+                except BlockingIOError:
+                    pass
+                except OSError as exc:
+                    raise self._failure(exc, "receive") from exc
+                else:
+                    await cancel_shielded_checkpoint()
+                    return data
+            return await self._when_readable(self._receive_now, size)
         finally:
             self._receiving = False
 
@@ -89,19 +90,23 @@ class Receiving(StreamState):
             raise self._broken("receive")
         return data
 
-    async def _when_readable(self, attempt: Callable[[], _T]) -> _T:
+    async def _when_readable(self, attempt: Callable[..., _T], *args: int) -> _T:
         """Try *attempt* each time the socket is readable, until it succeeds."""
         while True:
             if self._error is not None:
                 raise self._broken("receive")
+            expired = False
             try:
-                expired = await expires(self._wait_readable, self._receive_timeout)
+                if self._receive_timeout is None:
+                    await self._wait_readable()
+                else:
+                    expired = await expires(self._wait_readable, self._receive_timeout)
             except OSError as exc:
                 raise self._cannot_wait(exc) from exc
             try:
-                return attempt()
+                return attempt(*args)
             except BlockingIOError:
-                self._readable = False
+                pass
             except OSError as exc:
                 raise self._failure(exc, "receive") from exc
             if expired:

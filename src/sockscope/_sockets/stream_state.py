@@ -8,13 +8,23 @@ import socket as stdlib_socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
+import outcome
 import trio
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
 
 from sockscope._addresses.values import Address, from_sockaddr
 from sockscope._core.errors import SocketError, socket_error
 from sockscope._options.value_types import TcpInfo
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket
+from sockscope._sockets.engine import ENABLED, Engine, current_engine
 from sockscope._sockets.faults import CALLERS_FAULT, NOT_CONNECTED
 
 # What one receive makes room for when the caller does not say: enough for most
@@ -59,11 +69,14 @@ class StreamState(BaseSocket):
         "_peer",
         "_receive_size",
         "_receive_timeout",
+        "_reader",
         "_receiving",
+        "_registered",
         "_remote_name",
         "_send_timeout",
         "_sending",
         "_short_means_empty",
+        "_writer",
     )
 
     def __init__(
@@ -74,8 +87,10 @@ class StreamState(BaseSocket):
         peer: Any = None,
         accepted: bool = False,
         remote_name: str | None = None,
+        on_close: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(sock, requested)
+        self._on_close = on_close
         # A sockaddr until somebody asks, for most servers never do; then an Address.
         self._peer: Any = peer
         self._accepted = accepted
@@ -93,6 +108,10 @@ class StreamState(BaseSocket):
         self._receive_timeout = finite(requested.receive_timeout)
         self._send_timeout = finite(requested.send_timeout)
         self._short_means_empty = self._trusts_short_receives(requested)
+        # The engine's: the number it knows the stream by, and the tasks it is to wake.
+        self._registered = -1
+        self._reader: Task | None = None
+        self._writer: Task | None = None
 
     def _describe(self) -> str:
         if self._peer is None:
@@ -211,6 +230,65 @@ class StreamState(BaseSocket):
         super()._expose(sock)
         self._short_means_empty = False
         self._readable = True
+        # The user may close it behind the engine's back: whoever sleeps there shall
+        # look again, and wait by Trio's own call.
+        if self._registered != -1:
+            current_engine().unregister(self)
+            self._reschedule(None)
+
+    async def _wait_readable(self) -> None:
+        """Sleep until a receive may succeed; the caller has seen that none would by now."""
+        self._check_open()
+        self._readable = False
+        if not ENABLED or self._exposed is not None:
+            return await super()._wait_readable()
+        engine = current_engine()
+        engine.sleepers += 1
+        try:
+            # Not in both at once: a writer that sleeps in the engine keeps the stream there.
+            if (engine.is_worth_it() or self._writer is not None) and self._is_registered(engine):
+                self._reader = current_task()
+                await wait_task_rescheduled(self._stop_reading)
+                return
+            if self._registered != -1:
+                engine.unregister(self)
+            await trio.lowlevel.wait_readable(self._sock)
+            self._readable = True
+        finally:
+            engine.sleepers -= 1
+
+    async def _wait_writable(self) -> None:
+        """Sleep until a send may succeed; the caller has seen that none would by now."""
+        self._check_open()
+        if self._registered == -1:
+            return await trio.lowlevel.wait_writable(self._sock)
+        self._writer = current_task()
+        await wait_task_rescheduled(self._stop_writing)
+
+    def _is_registered(self, engine: Engine) -> bool:
+        return self._registered != -1 or engine.register(self)
+
+    def _stop_reading(self, _: RaiseCancelT) -> Abort:
+        self._reader = None
+        return Abort.SUCCEEDED
+
+    def _stop_writing(self, _: RaiseCancelT) -> Abort:
+        self._writer = None
+        return Abort.SUCCEEDED
+
+    def _wake(self) -> None:
+        if self._registered != -1:
+            current_engine().unregister(self)
+            self._reschedule(trio.ClosedResourceError("another task closed this stream"))
+        super()._wake()
+
+    def _reschedule(self, error: Exception | None) -> None:
+        """Wake whoever sleeps in the engine, with *error* or just to look again."""
+        for task in (self._reader, self._writer):
+            if task is not None:
+                # A new outcome for each: it is good for one use.
+                reschedule(task, outcome.Value(None) if error is None else outcome.Error(error))
+        self._reader = self._writer = None
 
     def _keep(self, error: OSError) -> None:
         """Remember the first fatal error; from now on receives look before they wait."""

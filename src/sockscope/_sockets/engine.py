@@ -1,0 +1,198 @@
+"""The epoll engine: one wake of Trio's loop for all streams that are ready.
+
+Trio waits for a socket by telling epoll of it anew each time. With many sockets it is
+cheaper to register a stream once, edge-triggered, in an epoll descriptor of our own,
+and to wait for *that* one with Trio: a single task wakes, takes all events there are,
+and reschedules whoever they are for. With few events at a time the detour costs more
+than it saves: so the engine looks at what it delivers, and streams wait with Trio's own
+call while that is cheaper.
+
+What holds it together:
+
+- A stream is registered when it first waits here, and taken out before its descriptor
+  is closed, given away or shown to the user, so that a number that is used again never
+  gets another socket's event, whoever else holds the descriptor.
+- An edge is told once. So a stream waits here only after the kernel has said EAGAIN, or
+  after a short receive that proves as much (see ``StreamState._short_means_empty``).
+- A stream that waits with Trio's own call is not registered here at the same time: both
+  would wake for each event.
+- Listeners and datagram sockets wait with Trio's own level-triggered call: an edge that
+  a shortage of descriptors made us miss would never come again.
+- The descriptor lives as long as some stream is registered, and its task with it.
+
+``SOCKSCOPE_ENGINE=trio`` in the environment turns it off; systems without epoll never
+have it.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Final, Protocol
+
+import trio
+from trio.lowlevel import RunVar, Task, reschedule
+
+# Streams that wait at the same time before the engine is worth a thought.
+_FEW: Final = 8
+# Events in one wake, on the average, from which it is worth its detour: measured.
+_WORTH_IT: Final = 2.5
+# So many waits go by Trio's own call before it is looked at again, by so many wakes.
+_WAITS_WITHOUT: Final = 1000
+_WAKES_OF_A_TRIAL: Final = 8
+# Weight of the latest wake in the running average.
+_WEIGHT: Final = 1 / 16
+# A wait that failed for want of kernel memory is tried again after so many seconds.
+_PAUSE: Final = 0.005
+
+ENABLED: Final = hasattr(select, "epoll") and os.environ.get("SOCKSCOPE_ENGINE", "") != "trio"
+
+if ENABLED:
+    _READABLE: Final = (
+        select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
+    )
+    _WRITABLE: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+    # After these a short receive proves nothing: the end, or an urgent mark, follows.
+    _MORE_THAN_DATA: Final = (
+        select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
+    )
+    _INTEREST: Final = (
+        select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
+    )
+
+
+class Waiter(Protocol):
+    """What the engine needs of a stream."""
+
+    _registered: int
+    _reader: Task | None
+    _writer: Task | None
+    _readable: bool
+    _short_means_empty: bool
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+
+class Engine:
+    """The epoll descriptor of one Trio run, and the task that waits for it."""
+
+    def __init__(self) -> None:
+        self._epoll: select.epoll | None = None
+        self._streams: dict[int, Waiter] = {}
+        # Tasks asleep for a stream, here or by Trio's own call.
+        self.sleepers = 0
+        self._events_per_wake = _WORTH_IT
+        self._waits_without = 0
+        self._running = False
+
+    def is_worth_it(self) -> bool:
+        """Whether the next wait had better be here."""
+        if self.sleepers < _FEW:
+            return False
+        if self._events_per_wake >= _WORTH_IT:
+            return True
+        self._waits_without += 1
+        if self._waits_without >= _WAITS_WITHOUT:
+            # On trial: the average has to prove itself once more.
+            self._waits_without = 0
+            self._events_per_wake = _WORTH_IT + _WAKES_OF_A_TRIAL * _WEIGHT
+        return False
+
+    def register(self, stream: Waiter) -> bool:
+        """Take *stream* in; whether that could be done.
+
+        What cannot be registered (no watches left, say) waits by Trio's own call.
+        """
+        try:
+            if self._epoll is None:
+                self._epoll = select.epoll()
+            fd = stream.fileno()
+            self._epoll.register(fd, _INTEREST)
+        except OSError:
+            self._close_if_empty()
+            return False
+        self._streams[fd] = stream
+        stream._registered = fd
+        if not self._running:
+            self._running = True
+            trio.lowlevel.spawn_system_task(self._run)
+        return True
+
+    def unregister(self, stream: Waiter) -> None:
+        """Take *stream* out, before its descriptor can become another's."""
+        fd, stream._registered = stream._registered, -1
+        if self._streams.get(fd) is not stream:
+            return  # its number was closed behind our back, and belongs to another by now
+        del self._streams[fd]
+        assert self._epoll is not None
+        try:
+            self._epoll.unregister(fd)
+        except OSError:
+            pass  # closed behind our back: the kernel has forgotten it
+        self._close_if_empty()
+
+    def _close_if_empty(self) -> None:
+        if self._epoll is None or self._streams:
+            return
+        poll, self._epoll = self._epoll, None
+        if self._running:
+            trio.lowlevel.notify_closing(poll.fileno())
+        poll.close()
+
+    async def _run(self) -> None:
+        """Wake whoever events are for, as long as a stream is registered."""
+        try:
+            while self._epoll is not None:
+                try:
+                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                except trio.ClosedResourceError:
+                    continue  # the last stream went; maybe a new one has come since
+                except OSError:
+                    await trio.sleep(_PAUSE)
+                    continue
+                self._deliver(self._epoll.poll(0))
+        finally:
+            self._running = False
+            if self._epoll is not None:
+                self._end()
+
+    def _end(self) -> None:
+        """The Trio run is over, and streams are left: nobody can wait for them here again."""
+        for stream in self._streams.values():
+            stream._registered = -1
+        self._streams.clear()
+        self._close_if_empty()
+
+    def _deliver(self, events: list[tuple[int, int]]) -> None:
+        woken = 0
+        for fd, mask in events:
+            stream = self._streams.get(fd)
+            if stream is None:
+                continue  # taken out while an earlier event of this wake was dealt with
+            if mask & _READABLE:
+                stream._readable = True
+                if mask & _MORE_THAN_DATA:
+                    stream._short_means_empty = False
+                if stream._reader is not None:
+                    task, stream._reader = stream._reader, None
+                    reschedule(task)
+                    woken += 1
+            if mask & _WRITABLE and stream._writer is not None:
+                task, stream._writer = stream._writer, None
+                reschedule(task)
+                woken += 1
+        self._events_per_wake += (woken - self._events_per_wake) * _WEIGHT
+
+
+_engine: Final[RunVar[Engine]] = RunVar("sockscope.engine")
+
+
+def current_engine() -> Engine:
+    """The engine of this Trio run."""
+    try:
+        return _engine.get()
+    except LookupError:
+        engine = Engine()
+        _engine.set(engine)
+        return engine
