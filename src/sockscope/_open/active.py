@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket as stdlib_socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from trio.lowlevel import checkpoint
@@ -13,7 +14,9 @@ from sockscope._addresses.resolve import SocketKind, resolve_request
 from sockscope._addresses.values import Address, InternetAddress
 from sockscope._core.cleanup import close_on_error
 from sockscope._core.errors import OptionError, SocketError, UnsupportedOptionError
+from sockscope._open.adopted import ReadyRequest, adopt, is_ready
 from sockscope._open.happy_eyeballs import AllFailed, AttemptFailed, connect_first, interleave
+from sockscope._open.local_path import bind_path, is_path
 from sockscope._open.sockets import (
     AF_INET,
     AF_INET6,
@@ -31,6 +34,7 @@ from sockscope._options.values import SocketOptions
 from sockscope._sockets.base import AF_UNIX, AnySocket, is_custom
 from sockscope._sockets.connecting import attempt_error, connect_error, connect_socket
 from sockscope._sockets.custom import CustomStreamSocket
+from sockscope._sockets.seqpacket import stream_class
 from sockscope._sockets.stream import StreamSocket
 
 
@@ -45,6 +49,10 @@ class ActiveRequest:
     ipv6: bool | None
     options: SocketOptions
     configure: Configure | None
+    mode: int | None
+    owner: int | str | None
+    group: int | str | None
+    replace_stale: bool
     happy_eyeballs_delay: float
     #: The addresses under way, for the message of a timeout.
     pending: set[Address] = field(default_factory=set)
@@ -73,6 +81,8 @@ async def open_active(request: ActiveRequest) -> StreamSocket:
 
     A checkpoint.
     """
+    if is_ready(request.remote):
+        return await _adopt(request, request.remote)
     local = await _local_addresses(request)
     if request.remote is None:
         return await _open_unconnected(request, local)
@@ -95,6 +105,16 @@ async def open_active(request: ActiveRequest) -> StreamSocket:
         raise connect_error(request.remote, [exc.error]) from exc.error.__cause__
     except AllFailed as exc:
         raise connect_error(request.remote, exc.errors) from None
+
+
+async def _adopt(request: ActiveRequest, ready: ReadyRequest) -> StreamSocket:
+    """A stream that is there already."""
+    await checkpoint()
+    [stream] = adopt(
+        ready, "active", request.type, request.options, request.configure, only_first=True
+    )
+    assert isinstance(stream, StreamSocket)
+    return stream
 
 
 async def _look_up(what: Request, ipv6: bool | None, type: SocketKind) -> list[Address]:
@@ -142,14 +162,18 @@ async def _attempt(
         raise AttemptFailed(attempt_error(exc, target)) from exc
     with close_on_error(sock):
         run_configure(request.configure, sock, "active", target)
+        release: Callable[[], None] | None = None
         try:
-            if source is not None:
-                await bind_socket(sock, source)
+            release = await _bind(request, sock, source)
             await connect_socket(sock, target.sockaddr)
-        except OSError as exc:
+            plan.after(sock)
+        except BaseException as exc:
+            if release is not None:
+                release()
+            if not isinstance(exc, OSError) or isinstance(exc, OptionError):
+                raise
             raise AttemptFailed(attempt_error(exc, target)) from exc
-        plan.after(sock)
-        return _stream(sock, request, peer=target)
+        return _stream(sock, request, peer=target, source=source, release=release)
 
 
 def _prepare(request: ActiveRequest, family: int, options: SocketOptions) -> tuple[AnySocket, Plan]:
@@ -200,10 +224,25 @@ async def _open_unconnected(request: ActiveRequest, local: dict[int, Address]) -
     sock, plan = _prepare(request, family, request.options)
     with close_on_error(sock):
         run_configure(request.configure, sock, "active", None)
-        if source is not None:
-            await bind_socket(sock, source)
-        await checkpoint()
-        return _stream(sock, request, peer=None)
+        release = await _bind(request, sock, source)
+        stream = _stream(sock, request, peer=None, source=source, release=release)
+        try:
+            await checkpoint()
+        except BaseException:
+            stream._close()
+            raise
+        return stream
+
+
+async def _bind(
+    request: ActiveRequest, sock: AnySocket, source: Address | None
+) -> Callable[[], None] | None:
+    """Bind to *source*, if there is one; what removes its path again, where it has one."""
+    if is_path(source) and isinstance(sock, stdlib_socket.socket):
+        return await bind_path(sock, source, request)
+    if source is not None:
+        await bind_socket(sock, source)
+    return None
 
 
 def _family(request: ActiveRequest) -> int:
@@ -212,6 +251,19 @@ def _family(request: ActiveRequest) -> int:
     return AF_INET6 if request.ipv6 else AF_INET
 
 
-def _stream(sock: AnySocket, request: ActiveRequest, peer: Address | None) -> StreamSocket:
-    make = CustomStreamSocket if is_custom(sock) else StreamSocket
-    return make(sock, request.options, peer=peer, remote_name=request.remote_name)
+def _stream(
+    sock: AnySocket,
+    request: ActiveRequest,
+    *,
+    peer: Address | None,
+    source: Address | None,
+    release: Callable[[], None] | None,
+) -> StreamSocket:
+    make = CustomStreamSocket if is_custom(sock) else stream_class(sock)
+    stream = make(
+        sock, request.options, peer=peer, remote_name=request.remote_name, on_close=release
+    )
+    if release is not None:
+        # A path is kept as it was given: the kernel may know it by another name.
+        stream._local = source
+    return stream

@@ -11,6 +11,7 @@ from sockscope._addresses.designators import Request, parse_designator
 from sockscope._addresses.values import Address
 from sockscope._core.deadlines import check_timeout
 from sockscope._open.active import ActiveRequest
+from sockscope._open.adopted import is_ready
 from sockscope._open.passive import PassiveRequest, check_backlog
 from sockscope._open.sockets import Configure
 from sockscope._options.defaults import NO_OPTIONS
@@ -161,7 +162,7 @@ class OpenArguments:
             raise conflict("type='datagram'", "upgrade", "only streams are upgraded")
         if self.type != "seqpacket" or self.family == "local":
             return
-        if not any(end is not None and is_local(end) for end in self.ends):
+        if not any(is_ready(end) or (end is not None and is_local(end)) for end in self.ends):
             raise conflict("type='seqpacket'", "family='internet'", "only local sockets have it")
 
     def _check_path_arguments(self) -> None:
@@ -190,6 +191,10 @@ class OpenArguments:
             ipv6=self.ipv6,
             options=check_options(self.options),
             configure=self.configure,
+            mode=self.mode,
+            owner=self.owner,
+            group=self.group,
+            replace_stale=self.replace_stale,
             happy_eyeballs_delay=self.happy_eyeballs_delay,
         )
 

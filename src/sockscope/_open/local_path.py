@@ -34,9 +34,11 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, TypeGuard
 
-from sockscope._addresses.values import LocalAddress
+import trio
+
+from sockscope._addresses.values import Address, LocalAddress
 from sockscope._core.errors import SocketError, socket_error
 from sockscope._sockets.long_path import (
     HAS_DESCRIPTOR_PATHS,
@@ -125,7 +127,7 @@ def bind_local(
     """Bind *sock* to a path of the file system, and let it listen.
 
     It may wait for the disk, for a lock and for the look-up of a name, so it is to run
-    in a worker thread; it does not touch Trio.
+    in a worker thread, as `bind_path` does; it does not touch Trio.
 
     Args:
       sock: an unbound local socket. If this raises, the path is as it was before, but
@@ -169,6 +171,58 @@ def bind_local(
         release()
         raise
     return release
+
+
+def is_path(address: Address | None) -> TypeGuard[LocalAddress]:
+    """Whether a file stands for *address*."""
+    return isinstance(address, LocalAddress) and address.path[:1] not in (b"", b"\0")
+
+
+class PathArguments(Protocol):
+    """What `make_socket` and `serve_passive` take for a local path."""
+
+    @property
+    def mode(self) -> int | None:
+        """Permission bits."""
+        ...
+
+    @property
+    def owner(self) -> int | str | None:
+        """A user."""
+        ...
+
+    @property
+    def group(self) -> int | str | None:
+        """A group."""
+        ...
+
+    @property
+    def replace_stale(self) -> bool:
+        """Whether the file of a socket that has ended gives way."""
+        ...
+
+
+async def bind_path(
+    sock: socket.socket,
+    address: LocalAddress,
+    arguments: PathArguments,
+    listen: Callable[[], None] = lambda: None,
+) -> Callable[[], None]:
+    """`bind_local` in a worker thread: the file system, or a look-up, may be slow.
+
+    Once begun it is not abandoned: somebody has to know what it made.
+    """
+    bind = functools.partial(
+        bind_local,
+        sock,
+        address.path,
+        mode=arguments.mode,
+        owner=arguments.owner,
+        group=arguments.group,
+        replace_stale=arguments.replace_stale,
+        listen=listen,
+    )
+    return await trio.to_thread.run_sync(bind)
 
 
 @contextmanager

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, TypeGuard
 
-import trio
 from trio.lowlevel import checkpoint
 
 from sockscope._addresses.designators import HostRequest, Request
 from sockscope._addresses.resolve import SocketKind, resolve_request
-from sockscope._addresses.values import Address, InternetAddress, LocalAddress
+from sockscope._addresses.values import Address, InternetAddress
 from sockscope._core.cleanup import close_on_error
 from sockscope._core.errors import OptionError, SocketError, socket_error
-from sockscope._open.local_path import bind_local
+from sockscope._open.adopted import ReadyRequest, adopt, is_ready
+from sockscope._open.local_path import bind_path, is_path
 from sockscope._open.sockets import (
     AF_INET6,
     SHORTAGE,
@@ -94,6 +94,8 @@ async def open_passive(request: PassiveRequest) -> PassiveSocket:
 
     A checkpoint.
     """
+    if is_ready(request.local):
+        return (await _adopt(request, request.local, only_first=True))[0]
     if request.is_wildcard:
         return await _open_wildcard(request)
     addresses = await _look_up(request)
@@ -116,6 +118,8 @@ async def open_every_address(request: PassiveRequest) -> list[PassiveSocket]:
 
     A checkpoint.
     """
+    if is_ready(request.local):
+        return await _adopt(request, request.local, only_first=False)
     if request.is_wildcard:
         return [await _open_wildcard(request)]
     addresses = await _look_up(request)
@@ -128,6 +132,22 @@ async def open_every_address(request: PassiveRequest) -> list[PassiveSocket]:
             if exc.errno != errno.EADDRINUSE or not remaining:
                 raise
     raise AssertionError  # the last try has returned or raised
+
+
+async def _adopt(
+    request: PassiveRequest, ready: ReadyRequest, *, only_first: bool
+) -> list[PassiveSocket]:
+    """Passive sockets that are there already; they keep their backlog unless one is given."""
+    await checkpoint()
+    found = adopt(
+        ready, "passive", request.type, request.options, request.configure, only_first=only_first
+    )
+    passives = [passive for passive in found if isinstance(passive, PassiveSocket)]
+    if request.backlog is not None:
+        for passive in passives:
+            passive._sock.listen(request.backlog)
+            passive._backlog = request.backlog
+    return passives
 
 
 async def _listen_on_all(
@@ -220,29 +240,14 @@ async def _bind_and_listen(
     """What removes the path again, where there is one."""
     backlog = _LARGEST_BACKLOG if request.backlog is None else request.backlog
     listen = functools.partial(sock.listen, backlog)
-    if _is_path(address) and isinstance(sock, stdlib_socket.socket):
-        bind = functools.partial(
-            bind_local,
-            sock,
-            address.path,
-            mode=request.mode,
-            owner=request.owner,
-            group=request.group,
-            replace_stale=request.replace_stale,
-            listen=listen,
-        )
-        # The file system may be slow; once begun, it must not be abandoned.
-        return await trio.to_thread.run_sync(bind)
+    if is_path(address) and isinstance(sock, stdlib_socket.socket):
+        return await bind_path(sock, address, request, listen)
     await bind_socket(sock, address)
     try:
         listen()
     except OSError as exc:
         raise socket_error(exc, f"listen on {address}") from exc
     return None
-
-
-def _is_path(address: Address) -> TypeGuard[LocalAddress]:
-    return isinstance(address, LocalAddress) and bool(address.path) and not address.is_abstract
 
 
 @contextmanager

@@ -148,6 +148,8 @@ class Server(Generic[T]):
         Connections go on. A plain function; a second call does nothing.
         """
         for passive in tuple(self._passives):
+            # A path first: who comes after that is told so, and never waits in vain.
+            passive._release_path()
             self._take_the_rest(passive)
             self._remove(passive)
         if self._lender is not None:
@@ -310,7 +312,7 @@ class Server(Generic[T]):
         return None
 
     def _begin(self, passive: PassiveSocket, sock: Any, peer: Any) -> StreamSocket:
-        stream = StreamSocket(sock, NO_OPTIONS, peer=peer, accepted=True)
+        stream = passive._make_child(sock, NO_OPTIONS, peer=peer, accepted=True)
         self._begin_stream(passive, stream)
         return stream
 

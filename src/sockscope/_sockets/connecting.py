@@ -24,6 +24,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 from sockscope._addresses.values import Address
 from sockscope._core.errors import ConnectError, SocketError, socket_error
 from sockscope._sockets.base import AF_UNIX, AnySocket, is_custom
+from sockscope._sockets.long_path import sockaddr_for
 
 _UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EINTR, errno.EWOULDBLOCK})
 # 500 clients at a queue of 16: a fixed 1 ms takes 24 times the calls, doubling up
@@ -49,18 +50,31 @@ async def connect_socket(sock: AnySocket, sockaddr: Any) -> None:
         return
     assert isinstance(sock, stdlib_socket.socket)
     await checkpoint_if_cancelled()
+    if sock.family == AF_UNIX:
+        with sockaddr_for(sockaddr) as short:
+            number = await _connect_local(sock, short)
+        if number:
+            raise OSError(number, os.strerror(number))
+        return
     number = sock.connect_ex(sockaddr)
     if number == errno.EAGAIN:
-        if sock.family != AF_UNIX:
-            raise OSError(number, "no local port is free for this destination")
-        number = await _connect_by_the_clock(sock, sockaddr)
-    elif number in _UNDER_WAY:
+        raise OSError(number, "no local port is free for this destination")
+    if number in _UNDER_WAY:
         await trio.lowlevel.wait_writable(sock)
         number = sock.getsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_ERROR)
     else:
         await cancel_shielded_checkpoint()
     if number:
         raise OSError(number, os.strerror(number))
+
+
+async def _connect_local(sock: stdlib_socket.socket, path: Any) -> int:
+    """Connect to a path, however full its queue; the errno, or 0."""
+    number = sock.connect_ex(path)
+    if number == errno.EAGAIN:
+        return await _connect_by_the_clock(sock, path)
+    await cancel_shielded_checkpoint()
+    return number
 
 
 async def _connect_by_the_clock(sock: stdlib_socket.socket, path: Any) -> int:

@@ -151,6 +151,16 @@ class CustomStreamSocket(_CustomSocket, StreamSocket):
         self._bytes_sent += sent
         return sent
 
+    async def _send_part(self, data: memoryview, sent: int) -> int:
+        self._sending = False  # send_file has it; so has _send_with, at once
+        try:
+            done: int = await self._send_with(
+                lambda: self._send_now(data), dont_wait=False, sent=sent
+            )
+            return done
+        finally:
+            self._sending = True
+
     async def _wait_writable(self) -> None:
         await self._sock.wait_writable()
 

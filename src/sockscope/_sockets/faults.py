@@ -14,6 +14,8 @@ CALLERS_FAULT: Final = {
     errno.EOPNOTSUPP: "a flag that this kind of socket does not have",
     errno.EMSGSIZE: "a message larger than the socket takes in one piece",
     errno.EINVAL: "a flag or size that makes no sense here",
+    errno.EPERM: "the peer takes no descriptors (pass_rights off), or a rule forbids the send",
+    errno.ETOOMANYREFS: "too many descriptors of this user are on their way already",
     errno.EDESTADDRREQ: "not connected, on a socket of messages",
     # Somebody closed the number under us by os.close: loud, since the next socket
     # may have the same number. What *we* closed never comes here.

@@ -19,6 +19,7 @@ from sockscope._options.defaults import NO_OPTIONS, with_defaults
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.accept_errors import NEXT_IN_A_ROW, Verdict, verdict_of
 from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket
+from sockscope._sockets.seqpacket import stream_class
 from sockscope._sockets.stream import StreamSocket
 
 # Several handlers may pass options of their own; a hook may make them anew each time.
@@ -52,7 +53,7 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
         "_for_children",
         "_inherits",
         "_last_plan",
-        "_on_close",
+        "_make_child",
         "_plans",
     )
 
@@ -72,6 +73,7 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
         self._accepting = False
         self._accepted = 0
         self._on_close = on_close
+        self._make_child = stream_class(sock)
         self._for_children = _stated_for_children(requested)
         # Children that were in the queue before we set an option do not have it.
         self._plans: dict[SocketOptions, ChildPlan] = {}
@@ -186,7 +188,7 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
             return None
         sock, peer = pair
         with close_on_error(sock):
-            stream = StreamSocket(sock, NO_OPTIONS, peer=peer, accepted=True)
+            stream = self._make_child(sock, NO_OPTIONS, peer=peer, accepted=True)
             self.configure_child(stream, options or NO_OPTIONS)
             return stream
 
@@ -282,14 +284,6 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
         """
         self._close()
         await checkpoint()
-
-    def _close(self) -> bool:
-        if not self.is_open:
-            return True
-        release, self._on_close = self._on_close, None
-        if release is not None:
-            release()
-        return super()._close()
 
 
 def _stated_for_children(requested: SocketOptions) -> SocketOptions:

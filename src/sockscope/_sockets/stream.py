@@ -16,11 +16,11 @@ from sockscope._core.deadlines import check_timeout, deadline_after
 from sockscope._core.errors import ConnectTimeoutError, SocketError
 from sockscope._sockets.connecting import attempt_error, connect_error, connect_socket
 from sockscope._sockets.ending import dont_linger, linger, linger_seconds, reset_on_close
-from sockscope._sockets.stream_receive import Receiving
-from sockscope._sockets.stream_send import Sending
+from sockscope._sockets.send_file import SendingFiles
+from sockscope._sockets.stream_local import PassingDescriptors
 
 
-class StreamSocket(Receiving, Sending, trio.abc.HalfCloseableStream):
+class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStream):
     """A stream of bytes over TCP or a local socket; `open_socket` and accepting make them.
 
     It is a `trio.abc.HalfCloseableStream`: `trio.SSLStream` and whatever else takes
