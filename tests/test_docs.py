@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 from pathlib import Path
 from textwrap import dedent
@@ -36,6 +38,14 @@ def test_set_up_commands_are_one_line_each():
     assert [block.text.count("\n") for block in blocks] == [1, 1]
     assert "sockscope demo" in blocks[0].text
     assert "pytest" in blocks[1].text
+
+
+@pytest.mark.parametrize("module", ["sockscope", "sockscope.testing", "sockscope.buffered"])
+def test_every_public_name_is_in_the_reference(module):
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "reference").iterdir())
+    documented = set(re.findall(r"auto(?:function|class|exception|data):: ([\w.]+)", pages))
+    documented = {name.rpartition(".")[2] for name in documented}
+    assert set(importlib.import_module(module).__all__) - documented == set()
 
 
 # The finder and the runner themselves
