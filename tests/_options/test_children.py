@@ -180,7 +180,7 @@ class TestUnsuited:
         with sockets.connected(kinds.TCP4) as child:
             plan = plan_for(options, child)
             for _ in range(2):
-                with pytest.raises(OptionError, match=f"{row.name}.*not on a child") as caught:
+                with pytest.raises(OptionError, match=rf"{row.name}.*not on a child") as caught:
                     plan.apply(child)
                 assert caught.value.option == row.name
                 assert row.not_for_children in str(caught.value)
@@ -236,7 +236,7 @@ class TestFailures:
         with sockets.listener(kinds.TCP4) as listening:
             plan = plan_for(options, listening)
             with sockets.accepted(listening) as (_, child):
-                with pytest.raises(OptionError, match="nodelay.*after accept"):
+                with pytest.raises(OptionError, match=r"nodelay.*after accept"):
                     plan.apply(Recording(child, {self.KEY: errno.EINVAL}))
                 assert get_option(child, "user_timeout") == 3.0
             with sockets.accepted(listening) as (_, child):

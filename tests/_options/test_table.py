@@ -88,8 +88,6 @@ def test_a_fresh_socket_takes_it(row, kind):
 )
 def test_a_connected_socket_takes_what_may_be_set_any_time(row, kind):
     skip_what_cannot_be(row)
-    if kind in kinds.RAW:
-        pytest.skip("raw sockets do not connect")
     with sockets.connected(kind) as sock:
         set_and_check(sock, row, kind)
 

@@ -198,7 +198,7 @@ class TestChecks:
     def test_an_unknown_name_is_a_type_error_with_the_nearest_known_one(self):
         with pytest.raises(TypeError, match=r"no_delay.*did you mean 'nodelay'"):
             SocketOptions(no_delay=True)
-        with pytest.raises(TypeError, match="'qqqqqq'$"):
+        with pytest.raises(TypeError, match=r"'qqqqqq'$"):
             SocketOptions(qqqqqq=True)
 
     @pytest.mark.parametrize(
@@ -233,11 +233,13 @@ class TestChecks:
     @hypothesis.settings(max_examples=10)
     def test_any_value_is_taken_whole_or_refused_by_name(self, row, value):
         try:
-            options = SocketOptions(**{row.name: value})
+            taken = getattr(SocketOptions(**{row.name: value}), row.name)
         except (TypeError, ValueError) as exc:
-            assert row.name in str(exc)
+            error = str(exc)
         else:
-            assert getattr(options, row.name) == value
+            error = row.name
+            assert taken == value
+        assert row.name in error
 
     def test_addresses_and_networks_of_keys_come_in_any_form(self):
         class Named:
@@ -357,12 +359,14 @@ ANY_OPTIONS = st.fixed_dictionaries({}, optional=SINGLE_VALUES).map(lambda v: So
 
 class TestMapping:
     @hypothesis.given(ANY_OPTIONS)
+    @hypothesis.settings(max_examples=50)
     def test_round_trip_through_json(self, options):
         text = json.dumps(options.to_mapping(), allow_nan=False)
         assert SocketOptions.from_mapping(json.loads(text)) == options
 
     @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
     @hypothesis.given(ANY_OPTIONS)
+    @hypothesis.settings(max_examples=50)
     def test_round_trip_through_toml(self, options):
         text = "\n".join(to_toml(options.to_mapping())).replace("\\u007f", "\x7f")
         assert SocketOptions.from_mapping(tomllib.loads(text.replace("\x7f", "\\u007F"))) == options

@@ -11,7 +11,6 @@ from sockscope._options.kernel import (
     SocketLike,
     failed,
     read_value,
-    system_default,
     unsuited,
     unwrap,
 )
@@ -48,7 +47,7 @@ def get_option(sock: SocketLike, name: str) -> Any:
         if problem is not None:
             raise problem
         value = read_value(option, raw, kind)
-        return value if option.brief is None else option.brief(value, system_default(option, kind))
+        return value if option.brief is None else option.brief(value, kind)
     except OSError as exc:
         raise failed(option, name, None, exc, Phase.ANY.value, verb="read") from exc
 

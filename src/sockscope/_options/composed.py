@@ -22,6 +22,7 @@ from sockscope._options.codec import (
     Seconds,
     as_bytes,
 )
+from sockscope._options.kernel import scratch_socket
 from sockscope._options.model import Option, RawSocket, Step, Target
 from sockscope._options.value_types import DeadPeer, KeepAlive, PeerCredentials
 
@@ -64,9 +65,12 @@ def gather_keepalive(option: Option, sock: RawSocket, kind: str) -> KeepAlive | 
     return KeepAlive(*_timing(sock))
 
 
-def brief_keepalive(value: KeepAlive | bool, default: KeepAlive | bool) -> KeepAlive | bool:
+def brief_keepalive(value: KeepAlive | bool, kind: str) -> KeepAlive | bool:
     """True for the system's own timing, so that what was switched on reads so."""
-    return True if value == default else value
+    if isinstance(value, bool):
+        return value
+    with scratch_socket(kind) as fresh:
+        return True if value == KeepAlive(*_timing(fresh)) else value
 
 
 def _timing(sock: RawSocket) -> list[int]:

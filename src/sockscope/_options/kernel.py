@@ -50,8 +50,8 @@ def stage_of(sock: RawSocket) -> Stage:
     if _is_listening(sock):
         return Stage.LISTENING
     try:
-        if sock.getpeername() is not None:
-            return Stage.CONNECTED
+        sock.getpeername()
+        return Stage.CONNECTED
     except OSError:
         pass  # ENOTCONN
     try:

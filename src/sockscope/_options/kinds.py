@@ -22,8 +22,8 @@ INTERNET6 = frozenset({TCP6, UDP6, RAW6})
 LOCAL = frozenset({LOCAL_STREAM, LOCAL_DATAGRAM, LOCAL_SEQPACKET})
 ALL = INTERNET | LOCAL | {OTHER}
 
-# AF_UNIX is missing on Windows: no family has the number -1.
-AF_UNIX: int = getattr(socket, "AF_UNIX", -1)
+# Python on Windows lacks AF_UNIX: a number that no family has (-1 would mean AF_INET).
+AF_UNIX: int = getattr(socket, "AF_UNIX", 65535)
 
 _KINDS: dict[tuple[int, int], str] = {
     (socket.AF_INET, socket.SOCK_STREAM): TCP4,

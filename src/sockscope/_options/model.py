@@ -150,8 +150,8 @@ class Step(NamedTuple):
 Expand = Callable[["Option", Any, str], "list[Step]"]
 # The value, put together from several options of the kernel's.
 Gather = Callable[["Option", RawSocket, str], Any]
-# A value in short, given the system's default for it.
-Brief = Callable[[Any, Any], Any]
+# A value in short, on a kind of socket.
+Brief = Callable[[Any, str], Any]
 
 
 @dataclass(frozen=True)

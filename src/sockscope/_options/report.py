@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from sockscope._options.kernel import (
 from sockscope._options.model import Option, RawSocket
 from sockscope._options.plan import Stated, extra_row, extra_step
 from sockscope._options.table import SETTABLE
+
+_SYSCTLS = Path("/proc/sys")
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,7 @@ def _why(option: Option, value: Any, effective: Any, raw: RawSocket) -> str:
 
 def _sysctl(name: str) -> str:
     """The value of a limit; "" where there is no such file."""
-    if sys.platform != "linux":
-        return ""
     try:
-        return " ".join(Path("/proc/sys", *name.split(".")).read_text().split())
+        return " ".join(_SYSCTLS.joinpath(*name.split(".")).read_text().split())
     except OSError:
         return ""
