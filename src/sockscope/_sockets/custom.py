@@ -161,7 +161,7 @@ class CustomStreamSocket(_CustomSocket, StreamSocket):
         finally:
             self._sending = True
 
-    async def _wait_writable(self) -> None:
+    async def _wait_for_room(self) -> None:
         await self._sock.wait_writable()
 
 

@@ -68,6 +68,7 @@ class Waiter(Protocol):
     _reader: Task | None
     _writer: Task | None
     _readable: bool
+    _saw_more_than_data: bool
     _short_means_empty: bool
 
     def fileno(self) -> int:
@@ -173,6 +174,7 @@ class Engine:
             if mask & _READABLE:
                 stream._readable = True
                 if mask & _MORE_THAN_DATA:
+                    stream._saw_more_than_data = True
                     stream._short_means_empty = False
                 if stream._reader is not None:
                     task, stream._reader = stream._reader, None

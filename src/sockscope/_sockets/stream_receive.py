@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import socket as stdlib_socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 import trio
@@ -69,7 +69,15 @@ class Receiving(StreamState):
                 else:
                     await cancel_shielded_checkpoint()
                     return data
-            return await self._when_readable(self._receive_now, size)
+            # As _when_readable, which has a frame more: this is what servers do all day.
+            while True:
+                expired = await self._until_readable()
+                try:
+                    return self._receive_now(size)
+                except BlockingIOError:
+                    self._check_expired(expired)
+                except OSError as exc:
+                    raise self._failure(exc, "receive") from exc
         finally:
             self._receiving = False
 
@@ -90,29 +98,31 @@ class Receiving(StreamState):
             raise self._broken("receive")
         return data
 
-    async def _when_readable(self, attempt: Callable[..., _T], *args: int) -> _T:
+    async def _when_readable(self, attempt: Callable[[], _T]) -> _T:
         """Try *attempt* each time the socket is readable, until it succeeds."""
         while True:
-            if self._error is not None:
-                raise self._broken("receive")
-            expired = False
+            expired = await self._until_readable()
             try:
-                if self._receive_timeout is None:
-                    await self._wait_readable()
-                else:
-                    expired = await expires(self._wait_readable, self._receive_timeout)
-            except OSError as exc:
-                raise self._cannot_wait(exc) from exc
-            try:
-                return attempt(*args)
+                return attempt()
             except BlockingIOError:
-                pass
+                self._check_expired(expired)
             except OSError as exc:
                 raise self._failure(exc, "receive") from exc
-            if expired:
-                raise ReceiveTimeoutError(
-                    f"nothing received for {self._receive_timeout} s, stream {self._describe()}"
-                )
+
+    def _until_readable(self) -> Awaitable[bool | None]:
+        """Sleep until a receive may succeed; whether `receive_timeout` came first."""
+        if self._error is not None:
+            raise self._broken("receive")
+        if self._receive_timeout is None:
+            return self._wait_readable()
+        return expires(self._wait_readable, self._receive_timeout)
+
+    def _check_expired(self, expired: bool | None) -> None:
+        """Nothing was there to be received: was that for too long?"""
+        if expired:
+            raise ReceiveTimeoutError(
+                f"nothing received for {self._receive_timeout} s, stream {self._describe()}"
+            )
 
     async def _receive_with(self, attempt: Callable[[], _T], *, dont_wait: bool = False) -> _T:
         """Try *attempt* once, then whenever the socket is readable."""

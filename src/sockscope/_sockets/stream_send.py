@@ -82,10 +82,7 @@ class Sending(StreamState):
     async def _when_writable(self, attempt: Callable[[], int], sent: int = 0) -> int:
         """Try *attempt* each time the socket is writable, until it succeeds."""
         while True:
-            try:
-                expired = await expires(self._wait_writable, self._send_timeout)
-            except OSError as exc:
-                raise self._cannot_wait(exc) from exc
+            expired = await expires(self._wait_writable, self._send_timeout)
             try:
                 return attempt()
             except BlockingIOError:
@@ -176,10 +173,7 @@ class Sending(StreamState):
         self._sending = True
         try:
             self._check_can_send()
-            # By Trio's own call: no edge comes where there is room already.
-            await super()._wait_writable()
-        except OSError as exc:
-            raise self._cannot_wait(exc) from exc
+            await self._wait_for_room()
         finally:
             self._sending = False
 
@@ -232,6 +226,8 @@ class Sending(StreamState):
         writing = how == stdlib_socket.SHUT_WR
         if writing and self._eof_sent:
             return
+        if self._error is not None:
+            raise self._broken("shut down")
         try:
             # By the trio.socket, if there is one: it remembers that this was done.
             (self._exposed or self._sock).shutdown(how)

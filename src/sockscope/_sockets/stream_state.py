@@ -8,24 +8,15 @@ import socket as stdlib_socket
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
-import outcome
 import trio
-from trio.lowlevel import (
-    Abort,
-    RaiseCancelT,
-    Task,
-    current_task,
-    reschedule,
-    wait_task_rescheduled,
-)
 
 from sockscope._addresses.values import Address, from_sockaddr
 from sockscope._core.errors import SocketError, socket_error
 from sockscope._options.value_types import TcpInfo
 from sockscope._options.values import SocketOptions
-from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket
-from sockscope._sockets.engine import ENABLED, Engine, current_engine
+from sockscope._sockets.base import AnySocket
 from sockscope._sockets.faults import CALLERS_FAULT, NOT_CONNECTED
+from sockscope._sockets.stream_wait import WaitingStream
 
 # What one receive makes room for when the caller does not say: enough for most
 # messages. It grows with a stream that fills it, for room that is not filled
@@ -56,7 +47,7 @@ async def expires(wait: Callable[[], Awaitable[None]], seconds: float | None) ->
     return scope.cancelled_caught
 
 
-class StreamState(BaseSocket):
+class StreamState(WaitingStream):
     """The part of `StreamSocket` that neither sends nor receives."""
 
     __slots__ = (
@@ -69,14 +60,10 @@ class StreamState(BaseSocket):
         "_peer",
         "_receive_size",
         "_receive_timeout",
-        "_reader",
         "_receiving",
-        "_registered",
         "_remote_name",
         "_send_timeout",
         "_sending",
-        "_short_means_empty",
-        "_writer",
     )
 
     def __init__(
@@ -107,11 +94,6 @@ class StreamState(BaseSocket):
         self._bytes_sent = 0
         self._receive_timeout = finite(requested.receive_timeout)
         self._send_timeout = finite(requested.send_timeout)
-        self._short_means_empty = self._trusts_short_receives(requested)
-        # The engine's: the number it knows the stream by, and the tasks it is to wake.
-        self._registered = -1
-        self._reader: Task | None = None
-        self._writer: Task | None = None
 
     def _describe(self) -> str:
         if self._peer is None:
@@ -208,87 +190,6 @@ class StreamState(BaseSocket):
             self._receive_timeout = finite(options.receive_timeout)
         if options.send_timeout is not None:
             self._send_timeout = finite(options.send_timeout)
-        self._short_means_empty = self._trusts_short_receives(self._requested)
-        self._readable = True
-
-    def _trusts_short_receives(self, options: SocketOptions) -> bool:
-        """Whether a short receive says that nothing is left, so that the next one waits first.
-
-        Not on local streams, where messages with descriptors or from other senders
-        end a receive early; not above a low-water mark, below which poll is silent
-        though there are bytes; not with urgent bytes in the stream, which end a
-        receive, too; not when the user holds the socket as well.
-        """
-        return (
-            self._exposed is None
-            and self._sock.family != AF_UNIX
-            and (options.receive_low_water or 0) <= 1
-            and not options.oob_inline
-        )
-
-    def _expose(self, sock: trio.socket.SocketType) -> None:
-        super()._expose(sock)
-        self._short_means_empty = False
-        self._readable = True
-        # The user may close it behind the engine's back: whoever sleeps there shall
-        # look again, and wait by Trio's own call.
-        if self._registered != -1:
-            current_engine().unregister(self)
-            self._reschedule(None)
-
-    async def _wait_readable(self) -> None:
-        """Sleep until a receive may succeed; the caller has seen that none would by now."""
-        self._check_open()
-        self._readable = False
-        if not ENABLED or self._exposed is not None:
-            return await super()._wait_readable()
-        engine = current_engine()
-        engine.sleepers += 1
-        try:
-            # Not in both at once: a writer that sleeps in the engine keeps the stream there.
-            if (engine.is_worth_it() or self._writer is not None) and self._is_registered(engine):
-                self._reader = current_task()
-                await wait_task_rescheduled(self._stop_reading)
-                return
-            if self._registered != -1:
-                engine.unregister(self)
-            await trio.lowlevel.wait_readable(self._sock)
-            self._readable = True
-        finally:
-            engine.sleepers -= 1
-
-    async def _wait_writable(self) -> None:
-        """Sleep until a send may succeed; the caller has seen that none would by now."""
-        self._check_open()
-        if self._registered == -1:
-            return await trio.lowlevel.wait_writable(self._sock)
-        self._writer = current_task()
-        await wait_task_rescheduled(self._stop_writing)
-
-    def _is_registered(self, engine: Engine) -> bool:
-        return self._registered != -1 or engine.register(self)
-
-    def _stop_reading(self, _: RaiseCancelT) -> Abort:
-        self._reader = None
-        return Abort.SUCCEEDED
-
-    def _stop_writing(self, _: RaiseCancelT) -> Abort:
-        self._writer = None
-        return Abort.SUCCEEDED
-
-    def _wake(self) -> None:
-        if self._registered != -1:
-            current_engine().unregister(self)
-            self._reschedule(trio.ClosedResourceError("another task closed this stream"))
-        super()._wake()
-
-    def _reschedule(self, error: Exception | None) -> None:
-        """Wake whoever sleeps in the engine, with *error* or just to look again."""
-        for task in (self._reader, self._writer):
-            if task is not None:
-                # A new outcome for each: it is good for one use.
-                reschedule(task, outcome.Value(None) if error is None else outcome.Error(error))
-        self._reader = self._writer = None
 
     def _keep(self, error: OSError) -> None:
         """Remember the first fatal error; from now on receives look before they wait."""
@@ -315,12 +216,4 @@ class StreamState(BaseSocket):
             f"cannot {step}, stream {self._describe()}: {error.strerror or error}"
         )
         broken.__cause__ = error
-        return broken
-
-    def _cannot_wait(self, exc: OSError) -> Exception:
-        """The wait itself failed (epoll_ctl: ENOMEM, ENOSPC): an error, for a hang is worse."""
-        if not self.is_open:
-            return trio.ClosedResourceError("this stream was closed")
-        broken = trio.BrokenResourceError(f"cannot wait for the stream {self._describe()}: {exc}")
-        broken.__cause__ = exc
         return broken

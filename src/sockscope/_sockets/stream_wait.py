@@ -1,0 +1,144 @@
+"""How a stream waits: in the engine, or by Trio's own call where that is cheaper."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import outcome
+import trio
+from trio.lowlevel import (
+    Abort,
+    RaiseCancelT,
+    Task,
+    current_task,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from sockscope._options.values import SocketOptions
+from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket
+from sockscope._sockets.engine import ENABLED, current_engine
+
+
+class WaitingStream(BaseSocket):
+    """The part of a stream that knows whether it may be readable, and sleeps until it is."""
+
+    __slots__ = ("_reader", "_registered", "_saw_more_than_data", "_short_means_empty", "_writer")
+
+    def __init__(self, sock: AnySocket, requested: SocketOptions) -> None:
+        super().__init__(sock, requested)
+        # The engine's: the number it knows the stream by, the tasks it is to wake, and
+        # whether it has told of an end or of urgent data, of which it tells once.
+        self._registered = -1
+        self._reader: Task | None = None
+        self._writer: Task | None = None
+        self._saw_more_than_data = False
+        self._short_means_empty = self._trusts_short_receives(requested)
+
+    def _trusts_short_receives(self, options: SocketOptions) -> bool:
+        """Whether a short receive says that nothing is left, so that the next one waits first.
+
+        Not on local streams, where messages with descriptors or from other senders
+        end a receive early; not above a low-water mark, below which poll is silent
+        though there are bytes; not with urgent bytes in the stream, which end a
+        receive, too; not when the user holds the socket as well; nor when the stream's
+        end is behind the bytes, of which the engine has told already.
+        """
+        return (
+            self._exposed is None
+            and not self._saw_more_than_data
+            and self._sock.family != AF_UNIX
+            and (options.receive_low_water or 0) <= 1
+            and not options.oob_inline
+        )
+
+    def _look_again(self) -> None:
+        """Something has changed: trust nothing that is known of the socket's readiness."""
+        self._short_means_empty = self._trusts_short_receives(self._requested)
+        self._readable = True
+
+    def _options_changed(self, options: SocketOptions) -> None:
+        super()._options_changed(options)
+        self._look_again()
+
+    def _expose(self, sock: trio.socket.SocketType) -> None:
+        super()._expose(sock)
+        self._look_again()
+        # The user may close it behind the engine's back: whoever sleeps there shall
+        # look again, and wait by Trio's own call.
+        if self._registered != -1:
+            current_engine().unregister(self)
+            self._reschedule(None)
+
+    async def _wait_readable(self) -> None:
+        """Sleep until a receive may succeed; the caller has seen that none would by now."""
+        self._check_open()
+        self._readable = False
+        engine = current_engine()
+        engine.sleepers += 1
+        try:
+            # Not in both at once: a writer that sleeps in the engine keeps the stream there.
+            if (engine.is_worth_it() or self._writer is not None) and self._join_engine():
+                self._reader = current_task()
+                await wait_task_rescheduled(self._stop_reading)
+                return
+            if self._registered != -1:
+                engine.unregister(self)
+            await trio.lowlevel.wait_readable(self._sock)
+            self._readable = True
+        except OSError as exc:
+            raise self._cannot_wait(exc) from exc
+        finally:
+            engine.sleepers -= 1
+
+    async def _wait_writable(self) -> None:
+        """Sleep until a send may succeed; the caller has seen that none would by now."""
+        if self._registered == -1:
+            await self._wait_for_room()
+            return
+        self._writer = current_task()
+        await wait_task_rescheduled(self._stop_writing)
+
+    async def _wait_for_room(self) -> None:
+        """Sleep until a send may succeed, which it may at once: then no edge would come."""
+        try:
+            await super()._wait_writable()
+        except OSError as exc:
+            raise self._cannot_wait(exc) from exc
+
+    def _cannot_wait(self, exc: OSError) -> Exception:
+        """The wait itself failed (epoll_ctl: ENOMEM, ENOSPC): an error, for a hang is worse."""
+        if not self.is_open:
+            return trio.ClosedResourceError("this stream was closed")
+        broken = trio.BrokenResourceError(f"cannot wait for the stream {self._describe()}: {exc}")
+        broken.__cause__ = exc
+        return broken
+
+    def _join_engine(self) -> bool:
+        """Register with the engine, unless that was done; whether it is so now."""
+        if self._registered != -1:
+            return True
+        return ENABLED and self._exposed is None and current_engine().register(self)
+
+    def _stop_reading(self, _: RaiseCancelT) -> Abort:
+        self._reader = None
+        return Abort.SUCCEEDED
+
+    def _stop_writing(self, _: RaiseCancelT) -> Abort:
+        self._writer = None
+        return Abort.SUCCEEDED
+
+    def _wake(self) -> None:
+        if self._registered != -1:
+            current_engine().unregister(self)
+            self._reschedule(trio.ClosedResourceError("another task closed this stream"))
+        super()._wake()
+
+    def _reschedule(self, error: Exception | None) -> None:
+        """Wake whoever sleeps in the engine, with *error* or just to look again."""
+        for task in (self._reader, self._writer):
+            if task is not None:
+                # A new outcome for each: it is good for one use.
+                result: outcome.Outcome[Any] = outcome.Value(None)
+                reschedule(task, result if error is None else outcome.Error(error))
+        self._reader = self._writer = None
