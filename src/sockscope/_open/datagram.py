@@ -1,0 +1,284 @@
+"""Opening datagram sockets: bound, connected, both or neither."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import socket as stdlib_socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from trio.lowlevel import checkpoint
+
+from sockscope._addresses.designators import HostRequest, Request
+from sockscope._addresses.resolve import resolve_request
+from sockscope._addresses.values import Address, InternetAddress, LocalAddress
+from sockscope._core.errors import OptionError, SocketError
+from sockscope._open.local_path import bind_local
+from sockscope._open.sockets import (
+    AF_INET,
+    AF_INET6,
+    SHORTAGE,
+    Configure,
+    bind_socket,
+    new_socket,
+    run_configure,
+)
+from sockscope._options.defaults import NO_OPTIONS, with_defaults
+from sockscope._options.plan import compile_plan
+from sockscope._options.values import SocketOptions
+from sockscope._sockets.base import AF_UNIX, AnySocket, is_custom
+from sockscope._sockets.connecting import attempt_error, connect_error
+from sockscope._sockets.datagram import DatagramSocket
+from sockscope._sockets.datagram_custom import CustomDatagramSocket
+
+_SOCK_DGRAM: Final = int(stdlib_socket.SOCK_DGRAM)
+_BOTH_FAMILIES: Final = SocketOptions(ipv6_only=False)
+_ONE_FAMILY: Final = SocketOptions(ipv6_only=True)
+
+
+@dataclass(frozen=True)
+class DatagramRequest:
+    """What a datagram socket is to be, with every argument checked."""
+
+    remote: Request | None = None
+    local: Request | None = None
+    family: str | None = None
+    ipv6: bool | None = None
+    options: SocketOptions = NO_OPTIONS
+    configure: Configure | None = None
+    mode: int | None = None
+    owner: int | str | None = None
+    group: int | str | None = None
+    replace_stale: bool = True
+
+
+async def open_datagram(request: DatagramRequest) -> DatagramSocket:
+    """Open the datagram socket that *request* describes.
+
+    Raises:
+      ConnectError: no address of the remote could be connected to.
+      ResolverError: a name is unknown.
+      OptionError: an option failed.
+      SocketError: no local address could be bound, or the system is short of descriptors.
+
+    A checkpoint. When cancelled, nothing was opened.
+    """
+    local = await _look_up(request, request.local)
+    if request.remote is None:
+        return await _open_first(request, local)
+    targets = await _look_up(request, request.remote)
+    pairs = [(source, target) for target in targets for source in _sources(request, local, target)]
+    if not pairs:
+        raise SocketError(
+            errno.EADDRNOTAVAIL,
+            f"cannot connect to {request.remote} from {request.local}: it has no address of "
+            "that family",
+        )
+    errors = []
+    for source, target in pairs:
+        try:
+            return await _open(request, source, target)
+        except OSError as exc:
+            if isinstance(exc, OptionError) or exc.errno in SHORTAGE:
+                raise
+            errors.append(attempt_error(exc, target))
+    raise connect_error(request.remote, errors) from errors[-1].__cause__
+
+
+async def open_every_address(request: DatagramRequest) -> list[DatagramSocket]:
+    """Open a bound datagram socket on every address of one designator, all on the same port.
+
+    Addresses of a family that this machine lacks are left out, unless all are.
+
+    Raises:
+      SocketError: an address could not be bound; none is left open.
+
+    A checkpoint.
+    """
+    local = await _look_up(request, request.local)
+    if _is_wildcard(request.local):
+        return [await _open_first(request, local)]
+    tries = _PORT_TRIES if len(local) > 1 and _any_port(local[0]) else 1
+    for remaining in reversed(range(tries)):
+        try:
+            return await _open_all(request, local)
+        except SocketError as exc:
+            # The port that the kernel chose on the first is taken on another.
+            if exc.errno != errno.EADDRINUSE or not remaining:
+                raise
+    raise AssertionError  # the last try has returned or raised
+
+
+# How often a port that the kernel chose for one address may be taken on the next.
+_PORT_TRIES: Final = 16
+
+
+async def _open_all(request: DatagramRequest, local: list[Address]) -> list[DatagramSocket]:
+    opened: list[DatagramSocket] = []
+    lacking: list[SocketError] = []
+    port = 0
+    try:
+        for address in local:
+            if port and isinstance(address, InternetAddress) and _any_port(address):
+                address = InternetAddress(address.host, port, address.scope_id)
+            try:
+                opened.append(await _open(request, address, None))
+            except SocketError as exc:
+                if not _lacks_family(exc, address):
+                    raise
+                lacking.append(exc)
+            else:
+                bound = opened[-1].local_address
+                port = bound.port if isinstance(bound, InternetAddress) else 0
+        if not opened:
+            raise lacking[-1]
+    except BaseException:
+        for socket in opened:
+            socket._close()
+        raise
+    return opened
+
+
+def _any_port(address: Address) -> bool:
+    return isinstance(address, InternetAddress) and address.port == 0
+
+
+def _is_wildcard(local: Request | None) -> bool:
+    return isinstance(local, HostRequest) and local.is_wildcard
+
+
+async def _look_up(request: DatagramRequest, what: Request | None) -> list[Address]:
+    """The addresses of a designator; a literal costs neither a thread nor a checkpoint."""
+    if what is None:
+        return []
+    if isinstance(what, Address) and request.ipv6 is None:
+        return [what]
+    return await resolve_request(what, ipv6=request.ipv6, type="datagram")
+
+
+def _sources(
+    request: DatagramRequest, local: list[Address], target: Address
+) -> Sequence[Address | None]:
+    """What to bind to, to reach *target*: nothing, or the local address of its family."""
+    if not request.local:
+        return [None]
+    return [address for address in local if address.family == target.family][:1]
+
+
+async def _open_first(request: DatagramRequest, local: list[Address]) -> DatagramSocket:
+    """A socket without a remote: on the first local address that can be bound, if any."""
+    if not local:
+        return await _open_unbound(request)
+    is_dual = _is_wildcard(request.local) and len(local) > 1
+    for address in local[:-1]:
+        try:
+            return await _open(request, address, None, is_dual=is_dual)
+        except SocketError as exc:
+            if isinstance(exc, OptionError) or exc.errno in SHORTAGE:
+                raise
+            if is_dual and not _lacks_family(exc, address):
+                raise  # half of the wildcard is not what was asked for
+    return await _open(request, local[-1], None)
+
+
+async def _open_unbound(request: DatagramRequest) -> DatagramSocket:
+    """A socket for whatever address it will be asked to send to."""
+    if request.family == "local":
+        return await _open(request, None, None, family=AF_UNIX)
+    if request.ipv6 is not None:
+        return await _open(request, None, None, family=AF_INET6 if request.ipv6 else AF_INET)
+    try:
+        return await _open(request, None, None, family=AF_INET6, is_dual=True)
+    except SocketError as exc:
+        if exc.errno != errno.EAFNOSUPPORT:
+            raise
+    return await _open(request, None, None, family=AF_INET)
+
+
+def _lacks_family(exc: SocketError, address: Address) -> bool:
+    """Whether this machine has no such family: names often have an IPv6 address all the same."""
+    return exc.errno == errno.EAFNOSUPPORT or (
+        exc.errno == errno.EADDRNOTAVAIL and address.family == AF_INET6
+    )
+
+
+async def _open(
+    request: DatagramRequest,
+    source: Address | None,
+    target: Address | None,
+    *,
+    family: int | None = None,
+    is_dual: bool = False,
+) -> DatagramSocket:
+    """Open, configure, bind, connect: between literal addresses."""
+    known = source or target
+    family = family if known is None else known.family
+    assert family is not None
+    options = request.options
+    if family == AF_INET6:
+        # Never left to the system's own default: it differs.
+        options = (_BOTH_FAMILIES if is_dual else _ONE_FAMILY) | options
+    full = with_defaults(options, family=family, type=_SOCK_DGRAM, role="active")
+    plan = compile_plan(full, family=family, type=_SOCK_DGRAM, role="active")
+    sock = new_socket(family, _SOCK_DGRAM, plan.protocol)
+    release: Callable[[], None] | None = None
+    opened: DatagramSocket | None = None
+    try:
+        plan.before(sock)
+        run_configure(request.configure, sock, "active", target or source)
+        if source is not None:
+            release = await _bind(request, sock, source)
+        opened = _wrap(request, sock, source if release is not None else None, release)
+        if target is not None:
+            await opened._connect_to(target)
+        plan.after(sock)
+        await checkpoint()
+    except BaseException:
+        if opened is not None:
+            opened._close()
+        else:
+            sock.close()
+        raise
+    return opened
+
+
+def _wrap(
+    request: DatagramRequest,
+    sock: AnySocket,
+    path: Address | None,
+    release: Callable[[], None] | None,
+) -> DatagramSocket:
+    make = CustomDatagramSocket if is_custom(sock) else DatagramSocket
+    # A path is kept as it was given: the kernel may know it by another name.
+    return make(sock, request.options, address=path, on_close=release)
+
+
+async def _bind(
+    request: DatagramRequest, sock: AnySocket, address: Address
+) -> Callable[[], None] | None:
+    """What removes the path again, where there is one."""
+    named = isinstance(address, LocalAddress) and address.path and not address.is_abstract
+    if not named or is_custom(sock):
+        await bind_socket(sock, address)
+        return None
+    assert isinstance(address, LocalAddress)
+    assert isinstance(sock, stdlib_socket.socket)
+    bind = functools.partial(
+        bind_local,
+        sock,
+        address.path,
+        mode=request.mode,
+        owner=request.owner,
+        group=request.group,
+        replace_stale=request.replace_stale,
+        listen=_nothing,
+    )
+    # The file system may be slow; once begun, it must not be abandoned.
+    return await trio.to_thread.run_sync(bind)
+
+
+def _nothing() -> None:
+    """A datagram socket receives from the moment it is bound."""
