@@ -198,7 +198,7 @@ class BaseSocket:
         Source: getsockopt(2); Emacs's ``process-contact`` (seed 000).
         """
         self._check_open()
-        return get_option(self._sock, name)
+        return get_option(self, name)
 
     def set_option(self, name: str, value: Any, *, missing_ok: bool = False) -> bool:
         """Set one option, now.
@@ -221,10 +221,7 @@ class BaseSocket:
         Source: setsockopt(2); Emacs's ``set-network-process-option`` (seed 000).
         """
         self._check_open()
-        done = set_option(self._sock, name, value, missing_ok=missing_ok)
-        if done:
-            self._options_changed(SocketOptions(**{name: value}))
-        return done
+        return set_option(self, name, value, missing_ok=missing_ok)
 
     def _option_target(self) -> AnySocket:
         """What has getsockopt and setsockopt, for `SocketOptions.apply` and its like."""
