@@ -137,22 +137,18 @@ def is_reset(exc: BaseException, stream: StreamSocket) -> bool:
     return cause is not None
 
 
-async def close_connection(stream: StreamSocket, connection: Any, ended_well: bool) -> bool:
-    """Close what the handler had, then the stream; whether close(2) reported no error.
-
-    A plain stream closes without a further checkpoint: a connection costs little else.
-    """
-    try:
-        if connection is not stream and hasattr(connection, "aclose"):
-            await _say_farewell(connection, ended_well)
-        elif ended_well and stream.is_open and stream._linger_seconds():
-            await stream.aclose()
-    finally:
-        closed_well = stream._close()
-    return closed_well
+def needs_farewell(stream: StreamSocket, connection: Any, ended_well: bool) -> bool:
+    """Whether closing takes more than close(2): a plain stream costs no further checkpoint."""
+    if connection is not stream:
+        return hasattr(connection, "aclose")
+    return ended_well and stream.is_open and bool(stream._linger_seconds())
 
 
-async def _say_farewell(connection: Any, ended_well: bool) -> None:
+async def say_farewell(stream: StreamSocket, connection: Any, ended_well: bool) -> None:
+    """Close what the handler had, in time; the stream below is the caller's to close."""
+    if connection is stream:
+        await stream.aclose()  # its option linger bounds the time
+        return
     with trio.move_on_after(_FAREWELL_SECONDS) as scope:
         if not ended_well:
             scope.cancel()

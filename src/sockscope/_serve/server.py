@@ -19,9 +19,10 @@ from sockscope._serve.accepting import BATCH, LOGGER, Shortage, accept_batch
 from sockscope._serve.connection import (
     COUNTER_OF,
     PreparationFailed,
-    close_connection,
+    needs_farewell,
     outcome_of,
     prepare,
+    say_farewell,
     set_options,
 )
 from sockscope._serve.lending import Lender
@@ -71,6 +72,7 @@ class Server(Generic[T]):
         self._paused: ParkingLot | None = None
         self._nursery: trio.Nursery
         self._handlers: trio.Nursery
+        self._handler: Any = settings.handler
         self._lender = Lender[T]() if settings.handler is None else None
         self._prepares = settings.upgrade is not None or callable(settings.connection_options)
 
@@ -335,15 +337,22 @@ class Server(Generic[T]):
                     connection = await prepare(self._settings, self._counters, passive, stream)
                 else:
                     set_options(self._settings, self._counters, passive, stream)
-                result = await self._handle(stream, connection)
+                if self._lender is None:
+                    # As outcome.acapture, whose frame each idle connection would keep.
+                    result = outcome.Value(await self._handler(connection))
+                else:
+                    result = await self._lender.lend(stream, connection)
         except PreparationFailed:
             failed = True
+        except BaseException as exc:
+            result = outcome.Error(exc)
         finally:
             try:
                 ended_well = isinstance(result, outcome.Value)
-                if not await close_connection(stream, connection, ended_well):
-                    self._counters.close_errors += 1
+                if needs_farewell(stream, connection, ended_well):
+                    await say_farewell(stream, connection, ended_well)
             finally:
+                self._counters.close_errors += not stream._close()
                 self._end(stream, "failed" if failed else outcome_of(result, stream), failed)
         if result is not None:
             self._report(result, stream)
@@ -354,12 +363,6 @@ class Server(Generic[T]):
             return None
         result = outcome.capture(self._settings.on_open, stream)
         return result if isinstance(result, outcome.Error) else None
-
-    async def _handle(self, stream: StreamSocket, connection: Any) -> outcome.Outcome[Any]:
-        if self._lender is not None:
-            return await self._lender.lend(stream, connection)
-        assert self._settings.handler is not None
-        return await outcome.acapture(self._settings.handler, connection)
 
     def _end(self, stream: StreamSocket, how: Outcome, counted: bool) -> None:
         """The connection is closed: count it, and wake who waits for that."""
