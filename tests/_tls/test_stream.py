@@ -14,7 +14,7 @@ from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 import sockscope._tls.driver
 import sockscope._tls.stream
 from sockscope._core.errors import HandshakeError
-from sockscope._tls.sending import FILE_READ_SIZE, PIECE_SIZE
+from sockscope._tls.sending import PIECE_SIZE, READ_SIZE
 from sockscope._tls.stream import TLSStream
 from tests._tls.pairs import over, shaken, socket_pair, tcp_pair, tls_pair
 
@@ -689,7 +689,7 @@ async def test_the_context_can_be_exchanged_in_the_sni_callback(certificates, ve
     [
         (0, None, LARGE),
         (5, 10, LARGE[5:15]),
-        (5, FILE_READ_SIZE + 1, LARGE[5 : FILE_READ_SIZE + 6]),
+        (5, READ_SIZE + 1, LARGE[5 : READ_SIZE + 6]),
         (len(LARGE) - 3, 10, LARGE[-3:]),
         (len(LARGE) + 1, None, b""),
         (0, 0, b""),

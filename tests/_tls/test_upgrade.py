@@ -276,6 +276,7 @@ async def test_garbage_at_the_port(certificates, caplog, garbage, reason, choose
     async def send() -> None:
         try:
             await left.send_all(garbage)
+            await left.send_eof()
         except trio.BrokenResourceError:
             pass
 

@@ -14,6 +14,7 @@ from sockscope._core.errors import HandshakeError
 from sockscope._tls.faults import (
     handshake_error,
     in_words,
+    let_alert_arrive,
     peer_in_words,
     reason_of,
     send_alert,
@@ -122,7 +123,8 @@ class HelloReader:
         except ssl.SSLError as exc:
             if choice.context is not None:
                 return choice.context, bytes(received)
-            await send_alert(transport, outgoing)
+            if await send_alert(transport, outgoing):
+                await let_alert_arrive(transport)
             raise self._refusal(exc, choice, peer_in_words(transport, None)) from (
                 choice.failure or exc
             )

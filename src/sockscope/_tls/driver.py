@@ -27,6 +27,7 @@ from sockscope._core.errors import HandshakeError
 from sockscope._tls.faults import (
     handshake_error,
     in_words,
+    let_alert_arrive,
     peer_in_words,
     reason_of,
     send_alert,
@@ -341,7 +342,8 @@ class TLSDriver(TLSInformation):
                 in_words(exc), self._peer(), server_side=self.server_side, reason=reason_of(exc)
             )
             self._break(error)
-            await self._send_alert()
+            if await send_alert(self._transport, self._outgoing):
+                await let_alert_arrive(self._transport)
             raise error from exc
         except BaseException as exc:
             self._break(exc)

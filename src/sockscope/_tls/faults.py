@@ -10,9 +10,11 @@ import trio
 
 from sockscope._core.errors import HandshakeError
 
-# An alert is seven bytes or so on a connection that has carried next to nothing:
-# only a peer that does not read at all keeps it waiting.
-ALERT_SECONDS: Final = 5.0
+# An alert is a courtesy: seven bytes or so on a connection that has carried next to
+# nothing, and then the peer's FIN. Only a peer that does not care takes longer.
+ALERT_SECONDS: Final = 1.0
+# More than a peer sends before it has seen an alert, certificates and all.
+MOST_DISCARDED: Final = 256 * 1024
 # OpenSSL's own word since 3.0 for a stream that ended without close_notify; its
 # older versions and the standard library have none.
 UNEXPECTED_EOF: Final = "UNEXPECTED_EOF_WHILE_READING"
@@ -78,11 +80,37 @@ def handshake_error(words: str, peer: str, *, server_side: bool, reason: str) ->
     )
 
 
-async def send_alert(transport: trio.abc.Stream, outgoing: ssl.MemoryBIO) -> None:
-    """Tell the peer why, if it listens: the alert that OpenSSL has left in *outgoing*."""
+async def send_alert(transport: trio.abc.Stream, outgoing: ssl.MemoryBIO) -> bool:
+    """Tell the peer why, if it listens: the alert that OpenSSL has left in *outgoing*.
+
+    Returns:
+      Whether there was one, and it was sent.
+    """
     try:
         with trio.move_on_after(ALERT_SECONDS):
             if outgoing.pending:
                 await transport.send_all(outgoing.read())
+                return True
     except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
         pass  # the peer has gone: it will not hear, and our own error stands
+    return False
+
+
+async def let_alert_arrive(transport: trio.abc.Stream) -> None:
+    """Receive and discard until the peer closes, for it has been told to.
+
+    Closing with bytes unread would reset the connection, and the reset would
+    overtake the alert: the peer would report a reset, not the reason.
+    """
+    try:
+        with trio.move_on_after(ALERT_SECONDS):
+            if isinstance(transport, trio.abc.HalfCloseableStream):
+                await transport.send_eof()
+            discarded = 0
+            while discarded < MOST_DISCARDED:
+                data = await transport.receive_some()
+                if not data:
+                    return
+                discarded += len(data)
+    except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+        pass  # closed, one way or the other

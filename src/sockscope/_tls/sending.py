@@ -9,14 +9,14 @@ from typing import BinaryIO, Final
 import trio
 from trio.lowlevel import checkpoint
 
+from sockscope._sockets.send_file import _check_arguments, _descriptor_of, _reader_of
 from sockscope._tls.driver import RECORD_SIZE, TLSDriver, busy
-from sockscope._tls.file_pieces import reader_of
 
 # How much is encrypted before it is sent: four records for one call of the stream
 # below. More would only lie in memory while the peer is slow.
 PIECE_SIZE: Final = 4 * RECORD_SIZE
 # A thread costs as much as encrypting this does: so much is read by one.
-FILE_READ_SIZE: Final = 4 * PIECE_SIZE
+READ_SIZE: Final = 4 * PIECE_SIZE
 
 
 class Sending(TLSDriver):
@@ -112,41 +112,45 @@ class Sending(TLSDriver):
         """Send part of a file, reading it in a thread, piece by piece.
 
         Args:
-          file: a file opened for reading bytes. One with a descriptor keeps its position.
+          file: as for `StreamSocket.send_file`.
           offset: where in the file to begin, in bytes.
           count: how many bytes; None is up to the end. Fewer if the file ends before.
-          progress: called with the bytes sent so far, after each piece.
+          progress: a plain function, called with the bytes sent so far after each piece.
 
         Returns:
           The bytes sent.
 
         Raises:
           ValueError: *offset* or *count* is negative.
-          Otherwise as `send_all`, and what reading the file raises.
+          TypeError: *file* gives text.
+          OSError: the file could not be read.
+          Otherwise as `send_all`.
 
-        A checkpoint. When cancelled, *progress* was told how much had been sent.
+        A checkpoint. When cancelled in the middle of a piece the stream is broken for
+        good, as by `send_all`; while the file was read, it is not.
         """
-        if offset < 0 or (count is not None and count < 0):
-            raise ValueError(f"offset and count must be 0 or more, not {offset} and {count}")
+        _check_arguments(file, offset, count)
         if self._sending:
             raise busy("sending on")
         self._sending = True
         try:
             if not self._send_ready:
                 await self._before_sending()
-            read = reader_of(file)
+            await checkpoint()
+            read = _reader_of(file, await _descriptor_of(file))
             sent = 0
-            while True:
-                size = FILE_READ_SIZE if count is None else min(FILE_READ_SIZE, count - sent)
+            while sent != count:
+                size = READ_SIZE if count is None else min(READ_SIZE, count - sent)
                 data = await trio.to_thread.run_sync(read, offset + sent, size)
                 if not data:
-                    return sent
+                    break
                 for start in range(0, len(data), PIECE_SIZE):
                     piece = data[start : start + PIECE_SIZE]
                     await self._send_piece(piece)
                     sent += len(piece)
                     if progress is not None:
                         progress(sent)
+            return sent
         finally:
             self._sending = False
 
