@@ -152,7 +152,9 @@ class Engine:
                 except OSError:
                     await trio.sleep(_PAUSE)
                     continue
-                self._deliver(self._epoll.poll(0))
+                # It may have been closed between this task's waking and its turn.
+                if self._epoll is not None:
+                    self._deliver(self._epoll.poll(0))
         finally:
             self._running = False
             if self._epoll is not None:
