@@ -100,7 +100,10 @@ class TestSupports:
             pytest.skip("dropping privilege needs it")
         names = ("mark", "debug", "icmp_filter", "nodelay")
         with_privilege = [supports(name) for name in names]
-        os.seteuid(65534)
+        try:
+            os.seteuid(65534)
+        except PermissionError:
+            pytest.skip("a root that may not become another user")
         try:
             without = [supports(name) for name in names]
         finally:

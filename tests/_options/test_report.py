@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sockscope._core.errors import OptionError
 from sockscope._options import kinds
 from sockscope._options.features import supports
 from sockscope._options.report import OptionResult
@@ -78,7 +79,7 @@ class TestRead:
     def test_a_closed_socket(self):
         sock = socket.socket()
         sock.close()
-        with pytest.raises(OSError, match="Bad file descriptor"):
+        with pytest.raises(OptionError, match=r"cannot read.*Bad file descriptor"):
             SocketOptions.read(sock)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 import sys
@@ -13,7 +14,8 @@ import pytest
 from sockscope._core.errors import UnsupportedOptionError
 from sockscope._options import kinds
 from sockscope._options.features import supports
-from sockscope._options.model import Phase
+from sockscope._options.kernel import matches
+from sockscope._options.model import Phase, number_of
 from sockscope._options.table import SETTABLE, TABLE
 from sockscope._options.table_readonly import LEFT_OUT
 from sockscope._options.values import SocketOptions
@@ -123,6 +125,44 @@ def test_what_a_kind_is_said_not_to_have(row, kind):
             with pytest.raises(OSError) as caught:
                 sock.setsockopt(target.level, target.number, 1)
             assert caught.value.errno in {*UNSUPPORTED, errno.EINVAL}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [p for p in ROWS_ON_KINDS if p.values[1] in sockets.STREAMS],
+)
+def test_children_inherit_what_the_row_says(row, kind):
+    skip_what_cannot_be(row)
+    if row.phase is Phase.CREATION or row.name == "repair":
+        pytest.skip("such a socket is another one, or does not listen")
+    if not row.is_readable(kind) or row.name in ("quick_ack", "max_segment", "incoming_cpu"):
+        pytest.skip("its value cannot be told by reading")
+    value = SAMPLES[row.name].value
+    if kind not in kinds.TCP:
+        value = ELSEWHERE.get(row.name, value)
+    options = SocketOptions(**{row.name: value})
+    with sockets.listener(kind, options.apply) as listening:
+        with sockets.accepted(listening) as (_, child):
+            inherited = matches(row, value, child, kind)
+    assert inherited == (kind in row.inherited)
+
+
+class TestNumbers:
+    def test_what_python_lacks_is_taken_by_number(self):
+        assert not hasattr(socket, "SO_COOKIE")
+        assert number_of("SO_COOKIE", 57) == 57
+        assert number_of("TCP_NODELAY", 99) == socket.TCP_NODELAY
+
+    def test_but_on_linux_only(self, monkeypatch):
+        monkeypatch.setattr("sys.platform", "darwin")
+        assert number_of("SO_COOKIE", 57) is None
+        assert number_of("TCP_NODELAY", 99) == socket.TCP_NODELAY
+
+    def test_and_not_where_linux_counts_in_its_own_way(self, monkeypatch):
+        mips = os.uname_result(("Linux", "host", "6", "1", "mips64"))
+        monkeypatch.setattr("os.uname", lambda: mips)
+        assert number_of("SO_COOKIE", 57) is None
+        assert number_of("IP_FREEBIND", 15) == 15
 
 
 READ_ONLY = [row for row in TABLE.values() if row.phase is Phase.READ_ONLY]

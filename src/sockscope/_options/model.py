@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import errno
 import os
-import platform
 import socket
 import sys
 from collections.abc import Callable
@@ -83,7 +82,7 @@ def number_of(constant: str, number: int | None) -> int | None:
     known: int | None = getattr(socket, constant, None)
     if known is not None or sys.platform != "linux":
         return known
-    own_numbers = constant.startswith("SO_") and platform.machine().startswith(_OTHER_NUMBERS)
+    own_numbers = constant.startswith("SO_") and os.uname().machine.startswith(_OTHER_NUMBERS)
     return None if own_numbers else number
 
 

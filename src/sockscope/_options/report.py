@@ -14,12 +14,13 @@ from sockscope._options.kernel import (
     UNSUPPORTED,
     Label,
     SocketLike,
+    failed,
     matches,
     read_value,
     unsuited,
     unwrap,
 )
-from sockscope._options.model import Option, RawSocket
+from sockscope._options.model import Option, Phase, RawSocket
 from sockscope._options.plan import Stated, extra_row, extra_step
 from sockscope._options.table import SETTABLE
 
@@ -87,7 +88,7 @@ def _settable_value(option: Option, raw: RawSocket, kind: str) -> Any:
     except OSError as exc:
         if exc.errno in UNSUPPORTED:
             return None
-        raise
+        raise failed(option, option.name, None, exc, Phase.ANY.value, verb="read") from exc
     return value // BufferSize.factor if isinstance(option.codec, BufferSize) else value
 
 

@@ -274,7 +274,6 @@ class IPOptions:
             "Tell with each datagram the size of its largest fragment.",
             BOOL,
             _ip("IP_RECVFRAGSIZE", 25, _DATAGRAM4) + _ipv6("IPV6_RECVFRAGSIZE", 77),
-            inherited=kinds.NONE,
             ignored=frozenset({kinds.TCP6}),
         ),
     ] = None

@@ -144,11 +144,12 @@ class SocketOptions(OptionFields):
 
     def __post_init__(self) -> None:
         """Check every value, and bring it into its normal form."""
-        for option, value in self.stated():
+        stated = list(self.stated())
+        for option, value in stated:
             checked = option.codec.check(option.name, value)
             if checked is not value:
                 object.__setattr__(self, option.name, checked)
-        for option, _ in self.stated():
+        for option, _ in stated:
             for other in option.excludes:
                 if _conflict(getattr(self, option.name), getattr(self, other)):
                     raise ValueError(f"{option.name} and {other} cannot both be stated")
