@@ -370,14 +370,17 @@ class Server(Generic[T]):
         self._connections.discard(stream)
         counters.bytes_received += stream._bytes_received
         counters.bytes_sent += stream._bytes_sent
-        if not counted:
+        if how == "finished":
+            counters.finished += 1
+        elif not counted:
             name = COUNTER_OF[how]
             setattr(counters, name, getattr(counters, name) + 1)
         if self._lender is not None:
             self._lender.over(stream)
-        if not self._connections:
+        if self._ends and not self._connections:
             self._ends.unpark_all()
-        self._freed.unpark_all()
+        if self._freed:
+            self._freed.unpark_all()
         if self._settings.on_close is not None:
             self._report(outcome.capture(self._settings.on_close, stream, how), stream)
 

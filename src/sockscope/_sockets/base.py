@@ -23,6 +23,10 @@ from sockscope._options.values import SocketOptions
 
 AF_UNIX: int = getattr(stdlib_socket, "AF_UNIX", -1)
 
+# The family as a plain number: the property of socket.socket makes an enum of it each
+# time, at the price of a system call.
+_family_of_plain = stdlib_socket.SocketType.family.__get__  # type: ignore[attr-defined]  # a slot
+
 #: A socket of the standard library, or one that a custom socket factory made.
 AnySocket = stdlib_socket.socket | trio.socket.SocketType
 
@@ -37,6 +41,13 @@ def _trio_socket_class() -> type:
 def is_custom(sock: object) -> TypeGuard[trio.socket.SocketType]:
     """Whether *sock* came from a custom socket factory: it may have no descriptor."""
     return not isinstance(sock, (stdlib_socket.socket, _trio_socket_class()))
+
+
+def family_of(sock: AnySocket) -> int:
+    """The address family as a plain number."""
+    if isinstance(sock, stdlib_socket.socket):
+        return _family_of_plain(sock)  # type: ignore[no-any-return]  # see there
+    return int(sock.family)
 
 
 def close_quietly(sock: AnySocket) -> bool:

@@ -16,14 +16,22 @@ from trio.lowlevel import (
 )
 
 from sockscope._options.values import SocketOptions
-from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket
+from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket, family_of
 from sockscope._sockets.engine import ENABLED, current_engine
 
 
 class WaitingStream(BaseSocket):
     """The part of a stream that knows whether it may be readable, and sleeps until it is."""
 
-    __slots__ = ("_reader", "_registered", "_saw_more_than_data", "_short_means_empty", "_writer")
+    __slots__ = (
+        "_reader",
+        "_registered",
+        "_saw_more_than_data",
+        "_short_means_empty",
+        "_trio_waits",
+        "_urgent_fd",
+        "_writer",
+    )
 
     def __init__(self, sock: AnySocket, requested: SocketOptions) -> None:
         super().__init__(sock, requested)
@@ -33,6 +41,10 @@ class WaitingStream(BaseSocket):
         self._reader: Task | None = None
         self._writer: Task | None = None
         self._saw_more_than_data = False
+        # Tasks asleep by Trio's own call, whom closing has to wake.
+        self._trio_waits = 0
+        # Where a task waits for urgent data; None while none does.
+        self._urgent_fd: int | None = None
         self._short_means_empty = self._trusts_short_receives(requested)
 
     def _trusts_short_receives(self, options: SocketOptions) -> bool:
@@ -47,7 +59,7 @@ class WaitingStream(BaseSocket):
         return (
             self._exposed is None
             and not self._saw_more_than_data
-            and self._sock.family != AF_UNIX
+            and family_of(self._sock) != AF_UNIX
             and (options.receive_low_water or 0) <= 1
             and not options.oob_inline
         )
@@ -69,6 +81,7 @@ class WaitingStream(BaseSocket):
         if self._registered != -1:
             current_engine().unregister(self)
             self._reschedule(None)
+        self._wake_urgent()
 
     async def _wait_readable(self) -> None:
         """Sleep until a receive may succeed; the caller has seen that none would by now."""
@@ -84,7 +97,11 @@ class WaitingStream(BaseSocket):
                 return
             if self._registered != -1:
                 engine.unregister(self)
-            await trio.lowlevel.wait_readable(self._sock)
+            self._trio_waits += 1
+            try:
+                await trio.lowlevel.wait_readable(self._sock)
+            finally:
+                self._trio_waits -= 1
             self._readable = True
         except OSError as exc:
             raise self._cannot_wait(exc) from exc
@@ -101,10 +118,13 @@ class WaitingStream(BaseSocket):
 
     async def _wait_for_room(self) -> None:
         """Sleep until a send may succeed, which it may at once: then no edge would come."""
+        self._trio_waits += 1
         try:
             await super()._wait_writable()
         except OSError as exc:
             raise self._cannot_wait(exc) from exc
+        finally:
+            self._trio_waits -= 1
 
     def _cannot_wait(self, exc: OSError) -> Exception:
         """The wait itself failed (epoll_ctl: ENOMEM, ENOSPC): an error, for a hang is worse."""
@@ -132,7 +152,15 @@ class WaitingStream(BaseSocket):
         if self._registered != -1:
             current_engine().unregister(self)
             self._reschedule(trio.ClosedResourceError("another task closed this stream"))
-        super()._wake()
+        self._wake_urgent()
+        if self._trio_waits or self._exposed is not None:
+            # A system call in Trio, even where nobody waits.
+            super()._wake()
+
+    def _wake_urgent(self) -> None:
+        """Let a task that waits for urgent data look at the stream again."""
+        if self._urgent_fd is not None and trio.lowlevel.in_trio_run():
+            trio.lowlevel.notify_closing(self._urgent_fd)
 
     def _reschedule(self, error: Exception | None) -> None:
         """Wake whoever sleeps in the engine, with *error* or just to look again."""
