@@ -47,10 +47,12 @@ def listener(kind, before=lambda sock: None):
 
 
 @contextlib.contextmanager
-def accepted(listening):
-    """One more connection: the client's end and the child."""
+def accepted(listening, data=b""):
+    """One more connection: the client's end, which has sent *data*, and the child."""
     with socket.socket(listening.family, listening.type, listening.proto) as client:
         client.connect(listening.getsockname())
+        if data:
+            client.send(data)
         child, _ = listening.accept()
         with child:
             yield client, child

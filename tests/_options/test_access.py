@@ -15,7 +15,8 @@ import trio
 from sockscope._core.errors import OptionError, UnknownOptionError, UnsupportedOptionError
 from sockscope._options import kinds
 from sockscope._options.access import get_option, set_option
-from sockscope._options.codec import Codec, DeadPeerCodec, FrozenMapping
+from sockscope._options.codec import Codec
+from sockscope._options.codec_struct import DeadPeerCodec, FrozenMapping
 from sockscope._options.features import supports
 from sockscope._options.table import TABLE
 from sockscope._options.value_types import (

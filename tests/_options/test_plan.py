@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from sockscope._core.errors import OptionError, UnsupportedOptionError
-from sockscope._options import kinds
+from sockscope._options import defaults, kinds
 from sockscope._options.access import get_option
 from sockscope._options.defaults import NO_OPTIONS, default_options, with_defaults
 from sockscope._options.features import supports
@@ -382,11 +382,11 @@ class TestDefaults:
 
     def test_on_windows_its_use_is_exclusive(self, monkeypatch):
         monkeypatch.setattr("sys.platform", "win32")
-        with_defaults.__globals__["_defaults"].cache_clear()
+        defaults._defaults.cache_clear()
         try:
             options = default_options(**STREAM4, role="passive")
         finally:
-            with_defaults.__globals__["_defaults"].cache_clear()
+            defaults._defaults.cache_clear()
         assert (options.reuse_address, options.exclusive_address_use) == (None, True)
 
     @pytest.mark.parametrize(

@@ -11,17 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 from sockscope._options import kinds
-from sockscope._options.codec import (
-    BOOL,
-    MD5_KEY,
-    Bytes,
-    Codec,
-    Int,
-    Network,
-    Raw,
-    Seconds,
-    as_bytes,
-)
+from sockscope._options.codec import BOOL, Bytes, Codec, Int, Raw, Seconds, as_bytes
+from sockscope._options.codec_struct import MD5_KEY, Network
 from sockscope._options.kernel import scratch_socket
 from sockscope._options.model import Option, RawSocket, Step, Target
 from sockscope._options.value_types import DeadPeer, KeepAlive, PeerCredentials

@@ -12,7 +12,8 @@ from typing import Any, Protocol, cast
 
 from sockscope._core.errors import OptionError, UnsupportedOptionError, words_for
 from sockscope._options import kinds
-from sockscope._options.codec import BOOL, Interface
+from sockscope._options.codec import BOOL
+from sockscope._options.codec_struct import Interface
 from sockscope._options.model import Option, Phase, RawSocket, Step
 
 # What a system without the option says; which of the two depends on family and level.

@@ -13,16 +13,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sockscope._options import kinds
-from sockscope._options.codec import (
-    BOOL,
-    INT_MAX,
-    Enum,
-    FlagBits,
-    Int,
-    Interface,
-    NetworkOrderInt,
-    PortRange,
-)
+from sockscope._options.codec import BOOL, INT_MAX, Enum, FlagBits, Int, NetworkOrderInt, PortRange
+from sockscope._options.codec_struct import Interface
 from sockscope._options.composed import (
     MULTICAST_INTERFACE4,
     MULTICAST_INTERFACE6,

@@ -9,17 +9,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from sockscope._options import kinds
-from sockscope._options.codec import (
-    BOOL,
-    INT_MAX,
-    BufferSize,
+from sockscope._options.codec import BOOL, INT_MAX, BufferSize, Flags, Int, Text, Timeout
+from sockscope._options.codec_struct import (
     DeadPeerCodec,
-    Flags,
-    Int,
     KeepAliveCodec,
     LingerCodec,
-    Text,
-    Timeout,
     TransmitTimeCodec,
 )
 from sockscope._options.composed import (

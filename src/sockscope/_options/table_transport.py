@@ -11,16 +11,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated
 
 from sockscope._options import kinds
-from sockscope._options.codec import (
-    BOOL,
-    INT_MAX,
-    MD5_KEY,
-    Bytes,
-    Int,
-    MD5Keys,
-    Seconds,
-    Text,
-)
+from sockscope._options.codec import BOOL, INT_MAX, Bytes, Int, Seconds, Text
+from sockscope._options.codec_struct import MD5_KEY, MD5Keys
 from sockscope._options.composed import (
     MD5,
     PROTOCOL,

@@ -11,14 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sockscope._core.errors import UnknownOptionError
-from sockscope._options.codec import (
-    INT_MAX,
-    FrozenMapping,
-    Int,
-    bytes_to_text,
-    text_to_bytes,
-    wrong_type,
-)
+from sockscope._options.codec import INT_MAX, Int, bytes_to_text, text_to_bytes, wrong_type
+from sockscope._options.codec_struct import FrozenMapping
 from sockscope._options.kernel import SocketLike
 from sockscope._options.model import Option
 from sockscope._options.plan import apply_now
