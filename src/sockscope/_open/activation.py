@@ -63,6 +63,8 @@ def _names(count: int) -> list[str]:
 
 
 def _strike_out(taken: Sequence[Passed]) -> None:
+    if not taken:
+        return
     numbers = {each.number for each in taken}
     if numbers.issuperset(each.number for each in passed_descriptors()):
         for variable in _VARIABLES:

@@ -148,7 +148,10 @@ def _number_of(fd: int | stdlib_socket.socket | trio.socket.SocketType) -> int:
         raise TypeError(f"fd must be a plain socket: {fd!r} would lose its encryption")
     if isinstance(fd, (stdlib_socket.socket, trio.socket.SocketType)):
         if isinstance(fd, trio.socket.SocketType) and is_custom(fd):
-            raise TypeError(f"fd must have a descriptor: {fd!r} is of a custom socket factory")
+            made = type(fd).__name__
+            raise TypeError(
+                f"fd must have a descriptor: a {made} of a custom socket factory has none"
+            )
         number = fd.fileno()
     elif isinstance(fd, int) and not isinstance(fd, bool):
         number = fd

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import select
 import socket as stdlib_socket
+from collections.abc import Callable
 from typing import Any, Final
 
 from sockscope._core.errors import SocketError, TruncatedError
@@ -24,6 +25,8 @@ _TRUNCATED: Final = getattr(stdlib_socket, "MSG_TRUNC", 0)
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0)
 _SO_TIMESTAMP: Final = 29
 _ROOM_FOR_TIMESTAMP: Final = 64
+# In a row. A queue has room for fewer, so that only a peer that goes on and on gets there.
+_MOST_EMPTY: Final = 1000
 
 
 class MessageStream(StreamSocket):
@@ -53,40 +56,54 @@ class MessageStream(StreamSocket):
         return self._receive_now(unread_bytes(self._sock) or 1)
 
     def _receive_now(self, size: int) -> bytes:
-        data, _, result, _ = self._sock.recvmsg(size)
-        self._note(data, result)
+        data, flags = self._next_message(lambda: self._sock.recvmsg(size))
+        self._note(data, flags)
         return bytes(data)
 
+    def _receive_into_now(self, view: memoryview) -> int:
+        size, flags = self._next_message(lambda: self._sock.recvmsg_into([view]))
+        self._note(view[:size], flags)
+        return int(size)
+
     def _peek_now(self, n: int) -> bytes:
-        data, _, _, _ = self._sock.recvmsg(n, 0, _PEEK)
+        def peek() -> Any:
+            message = self._sock.recvmsg(n, 0, _PEEK)
+            if not message[0]:
+                self._sock.recv(1)  # an empty one would be in the way for good
+            return message
+
+        data, _ = self._next_message(peek)
         if not data:
-            self._sock.recv(1)  # an empty message would be in the way for good
-            self._note(b"", 0)
+            self._check_kept()
         return bytes(data)  # a cut one is not gone: no error
 
-    def _receive_into_now(self, view: memoryview) -> int:
-        size, _, result, _ = self._sock.recvmsg_into([view])
-        self._note(view[:size], result)
-        return int(size)
+    def _next_message(self, receive: Callable[[], Any]) -> tuple[Any, int]:
+        """The first message that is not empty, or the end, with its flags.
+
+        Raises:
+          OSError: as recvmsg(2); ``EPROTO`` where a peer sends nothing but empty ones.
+        """
+        for _ in range(_MOST_EMPTY):
+            message, _, flags, _ = receive()
+            if message or _has_ended(self._sock):
+                return message, flags
+        raise OSError(errno.EPROTO, "the peer sends nothing but empty messages")
 
     async def _receive_all(self, n: int, *, peek: bool, dont_wait: bool) -> bytes:
         """As the kernel has it: of messages MSG_WAITALL takes one."""
         return await self.receive(n, peek=peek, dont_wait=dont_wait)
 
-    def _note(self, data: bytes | memoryview, result: int) -> None:
+    def _note(self, data: bytes | memoryview, flags: int) -> None:
         """Count what was received.
 
         Raises:
           TruncatedError: it is the head of a message.
-          BlockingIOError: it was an empty message, which stands for nothing.
           trio.BrokenResourceError: it is the end, after an error.
         """
         self._bytes_received += len(data)
-        if result & _TRUNCATED:
+        if flags & _TRUNCATED:
             raise TruncatedError(errno.EMSGSIZE, "the message was cut", data=bytes(data))
         if not data:
-            if not _has_ended(self._sock):
-                raise BlockingIOError
             self._check_kept()
 
     async def send_file(self, *args: Any, **arguments: Any) -> int:
