@@ -47,7 +47,7 @@ async def fill(stream) -> int:
             while True:
                 sent += await stream.send(b"x" * 65536, dont_wait=True)
         # What the peer's kernel acknowledges late makes room once more.
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.001)
         if sent == before:
             return sent
 

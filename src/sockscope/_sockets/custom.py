@@ -83,7 +83,7 @@ class CustomStreamSocket(_CustomSocket, StreamSocket):
             with deadline_after(0 if dont_wait else _forever(self._receive_timeout)):
                 return await attempt()
         except OSError as exc:
-            raise self._failure(exc, "receive") from exc
+            self._fail(exc, "receive")
         finally:
             self._receiving = False
         if dont_wait:
@@ -137,7 +137,7 @@ class CustomStreamSocket(_CustomSocket, StreamSocket):
             with deadline_after(0 if dont_wait else _forever(self._send_timeout)):
                 return await attempt()
         except OSError as exc:
-            raise self._failure(exc, "send") from exc
+            self._fail(exc, "send")
         finally:
             self._sending = False
         if dont_wait:

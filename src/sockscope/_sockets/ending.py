@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket as stdlib_socket
 import struct
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
 import trio
 
+from sockscope._sockets.base import close_quietly
 from sockscope._sockets.queues import unsent_bytes
 
 _LINGER: Final = struct.Struct("HH" if sys.platform == "win32" else "ii")
@@ -47,6 +50,17 @@ def dont_linger(sock: stdlib_socket.socket) -> None:
 def reset_on_close(sock: stdlib_socket.socket) -> None:
     """Let close(2) reset the connection and throw its queues away."""
     _set_linger(sock, _RESET)
+
+
+@contextmanager
+def take_over(sock: stdlib_socket.socket) -> Generator[stdlib_socket.socket, None, None]:
+    """Another object for the descriptor of *sock*, which is closed; at the end this one is."""
+    family, kind, protocol = sock.family, sock.type, sock.proto
+    taken = stdlib_socket.socket(family, kind, protocol, fileno=sock.detach())
+    try:
+        yield taken
+    finally:
+        close_quietly(taken)
 
 
 async def linger(sock: stdlib_socket.socket, seconds: float) -> bool:

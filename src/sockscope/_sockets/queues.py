@@ -26,7 +26,7 @@ else:
     def _ask(sock: socket, request: int) -> int | None:
         try:
             answer = fcntl.ioctl(sock.fileno(), request, bytes(_INT.size))
-        except OSError:
+        except (OSError, ValueError):  # ValueError: the socket was closed meanwhile
             return None
         return int(_INT.unpack(answer)[0])
 

@@ -156,7 +156,7 @@ class SendingFiles(Sending):
         except BlockingIOError:
             return await self._when_writable(attempt, sent)
         except OSError as exc:
-            raise self._failure(exc, "send") from exc
+            self._fail(exc, "send")
 
 
 def _check_arguments(file: object, offset: int, count: int | None) -> None:

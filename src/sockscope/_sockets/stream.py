@@ -15,7 +15,13 @@ from sockscope._addresses.values import Address
 from sockscope._core.deadlines import check_timeout, deadline_after
 from sockscope._core.errors import ConnectTimeoutError, SocketError
 from sockscope._sockets.connecting import attempt_error, connect_error, connect_socket
-from sockscope._sockets.ending import dont_linger, linger, linger_seconds, reset_on_close
+from sockscope._sockets.ending import (
+    dont_linger,
+    linger,
+    linger_seconds,
+    reset_on_close,
+    take_over,
+)
 from sockscope._sockets.send_file import SendingFiles
 from sockscope._sockets.stream_local import PassingDescriptors
 
@@ -51,18 +57,16 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
             self._close()
             await checkpoint()
             return
-        try:
-            self._wake()
-            if not await linger(self._sock, seconds) and self.is_open:
-                reset_on_close(self._sock)
-        finally:
-            self._close()
+        self._release_path()
+        self._wake()
+        # For all others the stream is closed from now on.
+        with take_over(self._sock) as sock:
+            dont_linger(sock)
+            if not await linger(sock, seconds):
+                reset_on_close(sock)
 
     def _linger_seconds(self) -> int:
-        """How long the user wants close to wait; asks the kernel only if it might know more."""
-        stated = self._requested.linger
-        if stated is None and self._exposed is None:
-            return 0
+        """How long close(2) would wait: a child may have it from its listener, or a hook."""
         return linger_seconds(self._sock)
 
     def _close(self) -> bool:

@@ -65,7 +65,7 @@ class Receiving(StreamState):
                 except BlockingIOError:
                     pass
                 except OSError as exc:
-                    raise self._failure(exc, "receive") from exc
+                    self._fail(exc, "receive")
                 else:
                     await cancel_shielded_checkpoint()
                     return data
@@ -77,7 +77,7 @@ class Receiving(StreamState):
                 except BlockingIOError:
                     self._check_expired(expired)
                 except OSError as exc:
-                    raise self._failure(exc, "receive") from exc
+                    self._fail(exc, "receive")
         finally:
             self._receiving = False
 
@@ -107,7 +107,7 @@ class Receiving(StreamState):
             except BlockingIOError:
                 self._check_expired(expired)
             except OSError as exc:
-                raise self._failure(exc, "receive") from exc
+                self._fail(exc, "receive")
 
     def _until_readable(self) -> Awaitable[bool | None]:
         """Sleep until a receive may succeed; whether `receive_timeout` came first."""
@@ -139,7 +139,7 @@ class Receiving(StreamState):
                     raise trio.WouldBlock from None
                 return await self._when_readable(attempt)
             except OSError as exc:
-                raise self._failure(exc, "receive") from exc
+                self._fail(exc, "receive")
             await cancel_shielded_checkpoint()
             return result
         finally:

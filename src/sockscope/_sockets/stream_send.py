@@ -55,7 +55,7 @@ class Sending(StreamState):
             except BlockingIOError:
                 sent = 0
             except OSError as exc:
-                raise self._failure(exc, "send") from exc
+                self._fail(exc, "send")
             size = len(data) if type(data) is bytes else memoryview(data).nbytes
             if sent == size:
                 await cancel_shielded_checkpoint()
@@ -88,7 +88,7 @@ class Sending(StreamState):
             except BlockingIOError:
                 pass
             except OSError as exc:
-                raise self._failure(exc, "send") from exc
+                self._fail(exc, "send")
             if expired:
                 raise SendTimeoutError(
                     f"nothing sent for {self._send_timeout} s, stream {self._describe()}", sent=sent
@@ -153,7 +153,7 @@ class Sending(StreamState):
                     raise trio.WouldBlock from None
                 return await self._when_writable(attempt)
             except OSError as exc:
-                raise self._failure(exc, "send") from exc
+                self._fail(exc, "send")
             await cancel_shielded_checkpoint()
             return sent
         finally:
@@ -235,6 +235,6 @@ class Sending(StreamState):
             if exc.errno in ALREADY_GONE and self._peer is not None:
                 self._keep(exc)
                 raise self._broken("shut down") from exc
-            raise self._failure(exc, "shut down") from exc
+            self._fail(exc, "shut down")
         self._readable = True
         self._eof_sent = self._eof_sent or writing

@@ -6,7 +6,7 @@ import math
 import os
 import socket as stdlib_socket
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import trio
 
@@ -207,6 +207,11 @@ class StreamState(WaitingStream):
             return socket_error(exc, f"{step} {self._describe()}", SocketError)
         self._keep(exc)
         return self._broken(step)
+
+    def _fail(self, exc: OSError, step: str) -> NoReturn:
+        """Raise what *exc* means; a later error of the kernel's does not hide the first."""
+        failure = self._failure(exc, step)
+        raise failure from failure.__cause__ or exc
 
     def _broken(self, step: str) -> trio.BrokenResourceError:
         """The error that a stream raises once its first fatal error is kept."""

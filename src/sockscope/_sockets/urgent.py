@@ -54,7 +54,7 @@ def _attempt(stream: StreamState, n: int, peek: bool) -> bytes | None:
         return None
     except OSError as exc:
         if exc.errno != errno.EINVAL or not stream.is_open:
-            raise stream._failure(exc, "receive out of band") from exc
+            stream._fail(exc, "receive out of band")
     return b"" if _has_ended(sock) else None
 
 
@@ -68,15 +68,22 @@ def _has_ended(sock: stdlib_socket.socket) -> bool:
 
 
 async def _wait_urgent(stream: StreamState) -> None:
-    """Sleep until urgent data, or the end of the stream, is announced."""
-    if not hasattr(select, "EPOLLPRI"):
+    """Sleep until urgent data, or the end of the stream, is announced; or it is closed."""
+    # Closing the trio.socket that the user has wakes nobody who does not wait for that.
+    if not hasattr(select, "EPOLLPRI") or stream._exposed is not None:
         await _pause_until_urgent(stream)
         return
+    if stream._urgent_fd is not None:
+        raise trio.BusyResourceError("another task is already waiting for urgent data")
     with select.epoll() as poll:
         poll.register(stream.fileno(), select.EPOLLPRI | select.EPOLLRDHUP)
+        stream._urgent_fd = poll.fileno()
         try:
             await trio.lowlevel.wait_readable(poll.fileno())
+        except trio.ClosedResourceError:
+            pass  # closed, or shown to the user: the next look at the stream tells
         finally:
+            stream._urgent_fd = None
             trio.lowlevel.notify_closing(poll.fileno())
 
 
