@@ -16,6 +16,7 @@ from sockscope._addresses.designators import HostRequest, Request
 from sockscope._addresses.resolve import resolve_request
 from sockscope._addresses.values import Address, InternetAddress, LocalAddress
 from sockscope._core.errors import OptionError, SocketError
+from sockscope._open.adopted import ReadyRequest, adopt, is_ready
 from sockscope._open.local_path import bind_local
 from sockscope._open.sockets import (
     AF_INET,
@@ -66,6 +67,9 @@ async def open_datagram(request: DatagramRequest) -> DatagramSocket:
 
     A checkpoint. When cancelled, nothing was opened.
     """
+    for end in (request.local, request.remote):
+        if is_ready(end):
+            return (await _adopt(request, end, only_first=True))[0]
     local = await _look_up(request, request.local)
     if request.remote is None:
         return await _open_first(request, local)
@@ -98,6 +102,8 @@ async def open_every_address(request: DatagramRequest) -> list[DatagramSocket]:
 
     A checkpoint.
     """
+    if is_ready(request.local):
+        return await _adopt(request, request.local, only_first=False)
     local = await _look_up(request, request.local)
     if _is_wildcard(request.local):
         return [await _open_first(request, local)]
@@ -110,6 +116,17 @@ async def open_every_address(request: DatagramRequest) -> list[DatagramSocket]:
             if exc.errno != errno.EADDRINUSE or not remaining:
                 raise
     raise AssertionError  # the last try has returned or raised
+
+
+async def _adopt(
+    request: DatagramRequest, ready: ReadyRequest, *, only_first: bool
+) -> list[DatagramSocket]:
+    """Datagram sockets that are there already."""
+    await checkpoint()
+    found = adopt(
+        ready, None, "datagram", request.options, request.configure, only_first=only_first
+    )
+    return [socket for socket in found if isinstance(socket, DatagramSocket)]
 
 
 # How often a port that the kernel chose for one address may be taken on the next.

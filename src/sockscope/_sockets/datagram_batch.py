@@ -151,9 +151,21 @@ class BatchSending(Sending):
     async def _send_scattered(self, group: list[tuple[Data, int, AddressLike | None]]) -> int:
         """Send datagrams that are of no train."""
         messages = []
+        failure: Exception | None = None
         for data, length, address in group:
-            target = self._targets.get(address) if type(address) is tuple else None
-            messages.append((data, length, target or await self._target(address)))
+            try:
+                target = self._targets.get(address) if type(address) is tuple else None
+                messages.append((data, length, target or await self._target(address)))
+            except Exception as exc:
+                failure = exc  # those before it go out all the same
+                break
+        sent = await self._send_messages(messages)
+        if failure is not None:
+            vars(failure)["sent"] = sent
+            raise failure
+        return sent
+
+    async def _send_messages(self, messages: list[tuple[Data, int, Any]]) -> int:
         sent = 0
         while sent < len(messages):
             if self._peer is None and len(messages) - sent > 1 and self._uses_vectors:
@@ -165,8 +177,8 @@ class BatchSending(Sending):
             data, length, target = messages[sent]
             try:
                 await self._send_single(data, length, target)
-            except DatagramError as failure:
-                failure.sent = sent
+            except DatagramError as exc:
+                exc.sent = sent
                 raise
             sent += 1
         return sent
