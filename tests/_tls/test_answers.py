@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import trio
 import trio.testing
@@ -10,42 +12,11 @@ from trio.testing import wait_all_tasks_blocked
 import sockscope._tls.driver
 from sockscope._tls.stream import TLSStream
 from tests._tls.certificates import NAME, Certificates
+from tests._tls.gated import Gated
 from tests._tls.pairs import shaken, socket_pair
 
-
-class Gated(trio.abc.HalfCloseableStream):
-    """A stream whose sending side can be shut, in the wait for room or in the send."""
-
-    def __init__(self, below: trio.abc.Stream) -> None:
-        self.below = below
-        self.room = trio.Event()
-        self.room.set()
-        self.sends: list[int] = []
-        self.failure: Exception | None = None
-        self.stuck = False
-
-    async def send_all(self, data) -> None:
-        if self.failure is not None:
-            await trio.lowlevel.checkpoint()
-            raise self.failure
-        if self.stuck:
-            await trio.sleep_forever()
-        await self.room.wait()
-        self.sends.append(len(data))
-        await self.below.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self.room.wait()
-        await self.below.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes=None) -> bytes:
-        return await self.below.receive_some(max_bytes)
-
-    async def send_eof(self) -> None:
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        await self.below.aclose()
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 
 class Asked:
@@ -64,6 +35,7 @@ class Asked:
     async def __aenter__(self) -> Asked:
         await shaken((self.client, self.server))
         self.gate.sends.clear()
+        self.gate.sending = trio.Event()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -249,7 +221,7 @@ async def test_an_answer_that_is_not_taken_ends_the_stream(certificates, autojum
     async with Asked(certificates, trio.testing.memory_stream_pair()) as asked:
         await asked.ask()
         assert await asked.client.receive_some() == b"question"
-        asked.gate.stuck = True
+        asked.gate.slow = trio.Event()
         before = trio.current_time()
         with trio.move_on_after(1):
             await asked.client.receive_some()
@@ -263,10 +235,17 @@ async def test_an_answer_that_cannot_be_sent_does_not_end_receiving(asked) -> No
     await asked.ask()
     assert await asked.client.receive_some() == b"question"
     asked.gate.failure = trio.BrokenResourceError("reset")
-    await asked.server.send_all(b"still")
-    await asked.server.send_eof()
-    assert await asked.client.receive_some() == b"still"
-    assert await asked.client.receive_some() == b""
+    received: list[bytes] = []
+
+    async def receive() -> None:
+        received.extend([data async for data in asked.client])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        await asked.server.send_all(b"still")
+        await asked.server.send_eof()
+    assert received == [b"still"]
     with pytest.raises(trio.BrokenResourceError, match="reset"):
         await asked.client.send_all(b"x")
 
@@ -288,3 +267,74 @@ async def test_too_much_unanswered_is_not_received_on(asked, monkeypatch) -> Non
         assert not received
         asked.gate.room.set()
     assert received == [b"more"]
+
+
+async def test_an_interrupt_in_an_answer_is_not_hidden(asked) -> None:
+    await asked.ask()
+    assert await asked.client.receive_some() == b"question"
+    asked.gate.failure = KeyboardInterrupt()
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await asked.client.receive_some()
+    assert caught.group_contains(KeyboardInterrupt)
+
+
+async def test_a_cancellation_comes_out_bare(asked) -> None:
+    """Where a user's ``except trio.Cancelled`` finds it."""
+    asked.gate.room = trio.Event()
+    await asked.ask()
+    assert await asked.client.receive_some() == b"question"
+    bare: list[bool] = []
+
+    async def receive() -> None:
+        try:
+            await asked.client.receive_some()
+        except trio.Cancelled:
+            bare.append(True)
+            raise
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert bare == [True]
+
+
+async def test_cancelled_while_the_answer_is_on_its_way_and_data_has_come(certificates) -> None:
+    async with Asked(certificates, trio.testing.memory_stream_pair()) as asked:
+        await asked.ask()
+        assert await asked.client.receive_some() == b"question"
+        received: list[bytes] = []
+
+        async def receive() -> None:
+            received.append(await asked.client.receive_some())
+
+        asked.gate.slow = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await asked.gate.sending.wait()
+            await asked.server.send_all(b"more")
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            asked.gate.slow.set()
+        if not received:
+            await receive()
+        assert received == [b"more"]
+        await asked.client.send_all(b"x")
+        assert await asked.server.receive_some() == b"x"
+        assert asked.server.getpeercert()
+
+
+async def test_cancelled_while_too_much_is_unanswered(asked, monkeypatch) -> None:
+    monkeypatch.setattr(sockscope._tls.driver, "MOST_UNANSWERED", 1)
+    asked.gate.room = trio.Event()
+    await asked.ask()
+    assert await asked.client.receive_some() == b"question"
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asked.client.receive_some)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+    assert scope.cancelled_caught
+    asked.gate.room.set()
+    await asked.server.send_all(b"more")
+    assert await asked.client.receive_some() == b"more"

@@ -19,6 +19,7 @@ from sockscope._core.errors import HandshakeError
 from sockscope._tls.stream import TLSStream
 from sockscope._tls.upgrade import tls_upgrade
 from tests._tls.certificates import NAME, Certificates
+from tests._tls.gated import Gated
 
 openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
 curl = pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
@@ -344,20 +345,131 @@ async def test_s_server_renegotiates(certificates, files) -> None:
         await server.until(b"still there\n")
 
 
-@openssl
-async def test_s_server_renegotiates_with_one_that_only_sends(certificates, files) -> None:
+@contextlib.asynccontextmanager
+async def renegotiating(
+    certificates: Certificates, files: Files, *, https_compatible: bool = False
+) -> AsyncGenerator[tuple[Command, Gated, TLSStream], None]:
+    """A client that has received the request for a new handshake, and could not answer yet.
+
+    A cancelled receive has done nothing: what it owes the server still waits.
+    """
     arguments = ("-cert", files.of["server"], "-tls1_2")
     async with s_server(*arguments) as (server, stream):
-        context = certificates.client_context(ssl.TLSVersion.TLSv1_2)
-        tls = await tls_upgrade(context, server_hostname=NAME)(stream)
+        gate = Gated(stream)
+        upgrade = tls_upgrade(
+            certificates.client_context(ssl.TLSVersion.TLSv1_2),
+            server_hostname=NAME,
+            https_compatible=https_compatible,
+        )
+        tls = await upgrade(gate)
         await tls.send_all(b"before\n")
         await server.until(b"before\n")
-        await server.type(b"r\n")
-        with trio.move_on_after(0.2):
-            # Until the request has come; a cancelled receive has done nothing.
-            await tls.receive_some()
+        gate.room = trio.Event()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tls.receive_some)
+                await server.type(b"r\n")
+                await gate.waiting.wait()
+                scope.cancel()
+        gate.room.set()
+        yield server, gate, tls
+
+
+@openssl
+async def test_a_new_handshake_is_finished_by_one_that_only_sends(certificates, files) -> None:
+    async with renegotiating(certificates, files) as (server, _, tls):
         await tls.send_all(b"after\n")
         await server.until(b"after\n")
+        await server.type(b"and back\n")
+        assert await tls.receive_some() == b"and back\n"
+
+
+@openssl
+async def test_a_new_handshake_is_finished_by_both_directions(certificates, files) -> None:
+    async with renegotiating(certificates, files) as (server, gate, tls):
+        received: list[bytes] = []
+
+        async def receive() -> None:
+            received.append(await tls.receive_some())
+
+        gate.room = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(tls.send_all, b"after\n")
+            await trio.testing.wait_all_tasks_blocked()
+            gate.room.set()
+            await server.until(b"after\n")
+            await server.type(b"and back\n")
+        assert received == [b"and back\n"]
+
+
+@openssl
+async def test_a_receiver_waits_for_a_sender_that_finishes_the_handshake(
+    certificates, files
+) -> None:
+    async with renegotiating(certificates, files) as (server, gate, tls):
+        received: list[bytes] = []
+
+        async def receive() -> None:
+            received.append(await tls.receive_some())
+
+        gate.deaf = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tls.send_all, b"after\n")
+            await gate.receiving.wait()
+            nursery.start_soon(receive)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.deaf.set()
+            await server.until(b"after\n")
+            await server.type(b"and back\n")
+        assert received == [b"and back\n"]
+
+
+@openssl
+async def test_a_sender_cancelled_in_a_new_handshake(certificates, files) -> None:
+    async with renegotiating(certificates, files) as (_, gate, tls):
+        gate.deaf = trio.Event()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(tls.send_all, b"after\n")
+                await gate.receiving.wait()
+                scope.cancel()
+        for call in (tls.receive_some, tls.send_eof):
+            with pytest.raises(trio.BrokenResourceError, match="cancelled half-way"):
+                await call()
+
+
+@openssl
+@pytest.mark.parametrize("https_compatible", [False, True])
+async def test_the_end_comes_in_a_new_handshake(certificates, files, https_compatible) -> None:
+    async with renegotiating(certificates, files, https_compatible=https_compatible) as (
+        _,
+        gate,
+        tls,
+    ):
+        gate.ended = True
+        with pytest.raises(trio.BrokenResourceError, match="closed the connection"):
+            await tls.send_all(b"after\n")
+
+
+@openssl
+async def test_rubbish_comes_in_a_new_handshake(certificates, files) -> None:
+    async with renegotiating(certificates, files) as (_, gate, tls):
+        gate.rubbish = b"\x17\x03\x03\x00\x20" + bytes(32)
+        with pytest.raises(trio.BrokenResourceError, match=r"BAD_RECORD_MAC|DECRYPTION_FAILED"):
+            await tls.send_all(b"after\n")
+
+
+@openssl
+async def test_a_new_handshake_leaves_no_place_for_the_end(certificates, files) -> None:
+    async with renegotiating(certificates, files) as (_, _, tls):
+        with pytest.raises(trio.BrokenResourceError, match="SHUTDOWN_WHILE_IN_INIT"):
+            await tls.send_eof()
+    async with renegotiating(certificates, files) as (_, _, tls):
+        await tls.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await tls.receive_some()
 
 
 @openssl

@@ -429,7 +429,7 @@ async def test_unwrap_loses_no_data_silently(certificates, version) -> None:
 
 async def test_unwrap_of_a_truncated_stream(certificates, version) -> None:
     async with tls_pair(certificates, version) as (client, server):
-        await server.transport_stream.aclose()
+        await server.transport_stream.send_eof()
         with pytest.raises(trio.BrokenResourceError):
             await client.unwrap()
     async with tls_pair(certificates, version, https_compatible=True) as (client, server):

@@ -18,6 +18,7 @@ incoming one. Three rules keep the directions apart:
 from __future__ import annotations
 
 import ssl
+import sys
 from typing import Final, NoReturn
 
 import idna
@@ -34,6 +35,9 @@ from sockscope._tls.faults import (
     unexpected_eof,
 )
 from sockscope._tls.information import TLSInformation
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 # The most plaintext that a TLS record holds (RFC 8446, 5.1), and so the most that
 # one read of OpenSSL's returns.
@@ -234,10 +238,8 @@ class TLSDriver(TLSInformation):
 
     async def _answer(self) -> None:
         """Send what the protocol owes the peer, once there is room for it."""
-        try:
-            await self._wait_for_turn()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # the receiver will find out by itself
+        while self._flushing:
+            await self._progress()
         self._flushing = True
         try:
             owed = self._outgoing.pending
@@ -294,16 +296,23 @@ class TLSDriver(TLSInformation):
     async def _pull_and_answer(self) -> None:
         """Receive as `_pull` does, sending meanwhile what the protocol owes the peer."""
         failure: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._answer)
-            try:
-                if self._outgoing.pending < MOST_UNANSWERED:
-                    await self._pull()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._answer)
+                try:
+                    if self._outgoing.pending < MOST_UNANSWERED:
+                        await self._pull()
+                        nursery.cancel_scope.cancel()
+                except BaseException as exc:
+                    failure = exc
                     nursery.cancel_scope.cancel()
-            except BaseException as exc:
-                # Raised below: from within it would come out in a group.
-                failure = exc
-                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            cancelled, rest = group.split(trio.Cancelled)
+            if rest is not None:
+                raise
+            assert cancelled is not None
+            failure = failure or cancelled.exceptions[0]
+        # Bare, as it would have come without the nursery.
         if failure is not None:
             raise failure
 

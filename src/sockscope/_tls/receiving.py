@@ -59,9 +59,7 @@ class Receiving(TLSDriver):
                 if data is not None:
                     return data
                 if not self._receive_ready:
-                    held = self._held_now(size)
-                    if held is not None:
-                        return held
+                    return self._end()
         except ssl.SSLError as exc:
             return await self._protocol_error(exc, "receive")
         finally:
@@ -88,9 +86,14 @@ class Receiving(TLSDriver):
             data = self._decrypt(size)
             if data is not None:
                 return data
-        if self._ended:
-            return b""
-        if self._receive_fault is not None:
-            raise self._broken("receive", self._receive_fault)
+        if self._ended or self._receive_fault is not None:
+            return self._end()
         self._receive_ready = True
         return None
+
+    def _end(self) -> bytes:
+        """What is behind the last byte: the end, or the error."""
+        self._check_open("receive")
+        if self._receive_fault is not None and not self._ended:
+            raise self._broken("receive", self._receive_fault)
+        return b""

@@ -11,6 +11,7 @@ from trio.lowlevel import checkpoint
 
 from sockscope._sockets.send_file import _check_arguments, _descriptor_of, _reader_of
 from sockscope._tls.driver import RECORD_SIZE, TLSDriver, busy
+from sockscope._tls.faults import unexpected_eof
 
 # How much is encrypted before it is sent: four records for one call of the stream
 # below. More would only lie in memory while the peer is slow.
@@ -67,10 +68,11 @@ class Sending(TLSDriver):
 
     async def _send_piece(self, piece: bytes | memoryview) -> None:
         try:
-            # Never cut short: the standard library sets no partial writes.
-            self._ssl.write(piece)
-        except ssl.SSLWantReadError:
-            await self._write_in_renegotiation(piece)
+            try:
+                # Never cut short: the standard library sets no partial writes.
+                self._ssl.write(piece)
+            except ssl.SSLWantReadError:
+                await self._write_in_renegotiation(piece)
         except ssl.SSLError as exc:
             await self._protocol_error(exc, "send")
         await self._flush()
@@ -85,18 +87,19 @@ class Sending(TLSDriver):
         """Write *piece* once the new handshake that the peer began is through (TLS 1.2)."""
         try:
             while True:
+                # One wait, then another look: a receiver may have finished it meanwhile.
                 if self._outgoing.pending:
                     await self._flush()
-                await self._pull()
+                else:
+                    await self._pull()
                 try:
                     self._ssl.write(piece)
                 except ssl.SSLWantReadError:
-                    if self._receive_fault is not None:
-                        raise self._broken("send", self._receive_fault) from None
+                    if self._receive_fault is not None or self._ended:
+                        cause = self._receive_fault or unexpected_eof()
+                        raise self._broken("send", cause) from None
                 else:
                     return
-        except ssl.SSLError as exc:
-            await self._protocol_error(exc, "send")
         except BaseException as exc:
             self._break(exc)
             raise

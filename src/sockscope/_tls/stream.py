@@ -179,10 +179,15 @@ class TLSStream(Receiving, Sending, trio.abc.HalfCloseableStream):
         self._closed = True
         self._receive_ready = self._send_ready = False
         self._wake()
-        if can_say_goodbye and not await self._say_goodbye():
-            await trio.aclose_forcefully(self._transport)
-        else:
-            await self._transport.aclose()
+        in_peace = not can_say_goodbye
+        try:
+            if can_say_goodbye:
+                in_peace = await self._say_goodbye()
+        finally:
+            if in_peace:
+                await self._transport.aclose()
+            else:
+                await trio.aclose_forcefully(self._transport)
 
     async def _say_goodbye(self) -> bool:
         """Send close_notify; whether that went through, or there was nobody to hear it."""
@@ -196,7 +201,4 @@ class TLSStream(Receiving, Sending, trio.abc.HalfCloseableStream):
                 return True
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             return True  # it was the first to close, or has gone
-        except BaseException:
-            await trio.aclose_forcefully(self._transport)
-            raise
         return False

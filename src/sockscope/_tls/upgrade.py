@@ -72,42 +72,47 @@ def tls_upgrade(
         raise TypeError(f"context must be an ssl.SSLContext or a callable, not {context!r}")
     reader = None if isinstance(context, ssl.SSLContext) else HelloReader(context)
 
-    async def upgrade(stream: trio.abc.Stream) -> TLSStream:
+    async def shake_hands(stream: trio.abc.Stream) -> TLSStream:
+        _refuse_bytes_read_ahead(stream)
         is_server = _was_accepted(stream) if server_side is None else server_side
-        hello = b""
-        try:
-            _refuse_bytes_read_ahead(stream)
-            name = None if is_server else server_hostname or _name_opened(stream)
-            if isinstance(context, ssl.SSLContext):
-                chosen = context
-            elif is_server:
-                assert reader is not None
-                chosen, hello = await reader.read(stream)
-            else:
-                address = getattr(stream, "remote_address", None)
-                chosen = choose_context(context, ClientHello(name, address))
-            if not is_server and chosen.check_hostname and not name:
-                raise ValueError(
-                    "the context checks host names, and this stream was not opened with one: "
-                    "give tls_upgrade a server_hostname"
-                )
-            tls = TLSStream(
-                stream,
-                chosen,
-                server_hostname=name,
-                server_side=is_server,
-                https_compatible=https_compatible,
+        name = None if is_server else server_hostname or _name_opened(stream)
+        if isinstance(context, ssl.SSLContext):
+            chosen, received = context, b""
+        elif is_server:
+            assert reader is not None  # made above for every callable
+            chosen, received = await reader.read(stream)
+        else:
+            hello = ClientHello(name, getattr(stream, "remote_address", None))
+            chosen, received = choose_context(context, hello), b""
+        if not is_server and chosen.check_hostname and not name:
+            raise ValueError(
+                "the context checks host names, and this stream was not opened with one: "
+                "give tls_upgrade a server_hostname"
             )
-            await tls._handshake(hello)
+        tls = TLSStream(
+            stream,
+            chosen,
+            server_hostname=name,
+            server_side=is_server,
+            https_compatible=https_compatible,
+        )
+        await tls._handshake(received)
+        return tls
+
+    async def upgrade(stream: trio.abc.Stream) -> TLSStream:
+        done = False
+        try:
+            tls = await shake_hands(stream)
+            done = True
+            return tls
         except Exception:
             # Not by force: a served stream lingers, so that no reset overtakes the alert.
             with trio.move_on_after(ALERT_SECONDS):
                 await stream.aclose()
             raise
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        return tls
+        finally:
+            if not done:
+                await trio.aclose_forcefully(stream)
 
     return upgrade
 
