@@ -96,6 +96,8 @@ class Receiving(StreamState):
             self._readable = not self._short_means_empty
         elif self._error is not None:
             raise self._broken("receive")
+        else:
+            self._ended = True
         return data
 
     async def _when_readable(self, attempt: Callable[[], _T]) -> _T:

@@ -54,6 +54,7 @@ class StreamState(WaitingStream):
         "_accepted",
         "_bytes_received",
         "_bytes_sent",
+        "_ended",
         "_eof_sent",
         "_error",
         "_held",
@@ -89,6 +90,8 @@ class StreamState(WaitingStream):
         self._receiving = False
         self._sending = False
         self._eof_sent = False
+        # The peer has sent all, and all of it was received.
+        self._ended = False
         self._receive_size = FIRST_RECEIVE_SIZE
         self._bytes_received = 0
         self._bytes_sent = 0
@@ -120,7 +123,7 @@ class StreamState(WaitingStream):
         """
         if self._peer is not None and not isinstance(self._peer, Address):
             self._peer = from_sockaddr(int(self._sock.family), self._peer, unmap=True)
-        return self._peer  # type: ignore[no-any-return]  # an Address or None by now
+        return self._peer
 
     @property
     def receive_timeout(self) -> float | None:
@@ -162,7 +165,8 @@ class StreamState(WaitingStream):
 
         Source: TCP_INFO, tcp(7).
         """
-        return self.get_option("tcp_info")
+        info: TcpInfo = self.get_option("tcp_info")
+        return info
 
     def take_error(self) -> OSError | None:
         """Take the socket's pending error from the kernel, and keep it as the stream's.
