@@ -1,6 +1,11 @@
 """How Sphinx builds these pages; the ``docs`` session of nox runs it, and a warning is an error."""
 
+import sys
 from importlib.metadata import version as _version
+from pathlib import Path
+
+# Extensions of our own lie beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "sockscope"
 author = "The sockscope authors"
@@ -13,6 +18,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinxcontrib_trio",
     "myst_parser",
+    "option_table",
 ]
 root_doc = "index"
 exclude_patterns = ["_build"]

@@ -126,7 +126,7 @@ def note(text: str) -> None:
         print(f"sockscope: {text}", file=sys.stderr, flush=True)
     except OSError:
         # Nobody is there to be told; the interpreter need not try once more.
-        sys.stderr = None  # type: ignore[assignment]  # as it is where there never was one
+        sys.stderr = None
 
 
 @contextmanager
