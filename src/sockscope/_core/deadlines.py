@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
-from contextlib import contextmanager
+from types import TracebackType
 
 import trio
 
@@ -27,14 +26,30 @@ def check_timeout(timeout: float, argument: str = "timeout") -> float:
     return float(timeout)
 
 
-@contextmanager
-def deadline_after(timeout: float) -> Generator[trio.CancelScope, None, None]:
+class deadline_after:  # in lower case, as it is used like a function
     """A cancel scope that ends after *timeout* seconds, but never before a first try.
 
     A scope entered with its deadline passed is cancelled from the start, so that
     nothing in it would even be tried: so the deadline is set once it is entered,
-    and falls due at the next scheduling point.
+    and falls due at the next scheduling point. No timeout costs no scope.
     """
-    with trio.CancelScope() as scope:
-        scope.deadline = trio.current_time() + timeout
-        yield scope
+
+    __slots__ = ("_scope", "_timeout")
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._scope: trio.CancelScope | None = None
+
+    def __enter__(self) -> None:
+        if self._timeout != math.inf:
+            self._scope = trio.CancelScope()
+            self._scope.__enter__()
+            self._scope.deadline = trio.current_time() + self._timeout
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        return self._scope is not None and self._scope.__exit__(kind, exc, traceback)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import socket as stdlib_socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from sockscope._open.sockets import (
     new_socket,
     run_configure,
 )
-from sockscope._options.defaults import with_defaults
+from sockscope._options.defaults import NO_OPTIONS, with_defaults
 from sockscope._options.kinds import kind_of
 from sockscope._options.plan import Plan, compile_plan
 from sockscope._options.table import TABLE
@@ -34,7 +35,7 @@ from sockscope._options.values import SocketOptions
 from sockscope._sockets.base import AF_UNIX, AnySocket, is_custom
 from sockscope._sockets.connecting import attempt_error, connect_error, connect_socket
 from sockscope._sockets.custom import CustomStreamSocket
-from sockscope._sockets.seqpacket import stream_class
+from sockscope._sockets.seqpacket import MessageStream
 from sockscope._sockets.stream import StreamSocket
 
 
@@ -178,12 +179,25 @@ async def _attempt(
 
 def _prepare(request: ActiveRequest, family: int, options: SocketOptions) -> tuple[AnySocket, Plan]:
     """A socket with its options on it, and what is left to be set once it is connected."""
-    full = with_defaults(options, family=family, type=request.kind, role="active")
-    plan = compile_plan(full, family=family, type=request.kind, role="active")
+    if options is NO_OPTIONS:
+        plan = _default_plan(family, request.kind)
+    else:
+        plan = _plan(options, family, request.kind)
     sock = new_socket(family, request.kind, plan.protocol)
     with close_on_error(sock):
         plan.before(sock)
     return sock, plan
+
+
+def _plan(options: SocketOptions, family: int, kind: int) -> Plan:
+    full = with_defaults(options, family=family, type=kind, role="active")
+    return compile_plan(full, family=family, type=kind, role="active")
+
+
+@functools.cache
+def _default_plan(family: int, kind: int) -> Plan:
+    """The plan where nothing is stated."""
+    return _plan(NO_OPTIONS, family, kind)
 
 
 def _for_connecting(options: SocketOptions, source: Address | None) -> SocketOptions:
@@ -221,7 +235,7 @@ def _only_family_lacks(exc: UnsupportedOptionError, family: int) -> bool:
 async def _open_unconnected(request: ActiveRequest, local: dict[int, Address]) -> StreamSocket:
     """A stream whose `connect` comes later, bound if there is a local address."""
     family, source = next(iter(local.items())) if local else (_family(request), None)
-    sock, plan = _prepare(request, family, request.options)
+    sock, _ = _prepare(request, family, request.options)
     with close_on_error(sock):
         run_configure(request.configure, sock, "active", None)
         release = await _bind(request, sock, source)
@@ -259,7 +273,11 @@ def _stream(
     source: Address | None,
     release: Callable[[], None] | None,
 ) -> StreamSocket:
-    make = CustomStreamSocket if is_custom(sock) else stream_class(sock)
+    make: type[StreamSocket] = StreamSocket
+    if is_custom(sock):
+        make = CustomStreamSocket
+    elif request.type == "seqpacket":
+        make = MessageStream
     stream = make(
         sock, request.options, peer=peer, remote_name=request.remote_name, on_close=release
     )

@@ -32,7 +32,7 @@ def is_ready(request: Request | None) -> TypeGuard[ReadyRequest]:
 def adopt(
     request: ReadyRequest,
     connect: Connect,
-    type: SocketKind,  # noqa: A002  # as in make_socket
+    type: SocketKind,  # as in make_socket
     options: SocketOptions,
     configure: Configure | None,
     *,

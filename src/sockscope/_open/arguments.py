@@ -77,6 +77,8 @@ def parse_pair(
         None if remote is None else parse_designator(remote, argument="remote"),
         None if local is None else parse_designator(local, argument="local", passive=True),
     )
+    if local is None and family is None and ipv6 is None:
+        return pair
     known = {}
     for name, request in zip(("remote", "local"), pair, strict=True):
         if request is not None:

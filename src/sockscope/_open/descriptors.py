@@ -185,7 +185,7 @@ def socket_pair(
     options: SocketOptions | None = None,
 ) -> tuple[DatagramSocket, DatagramSocket]: ...
 def socket_pair(
-    type: Literal["stream", "datagram", "seqpacket"] = "stream",  # noqa: A002  # as in make_socket
+    type: Literal["stream", "datagram", "seqpacket"] = "stream",  # as in make_socket
     *,
     options: SocketOptions | None = None,
 ) -> tuple[StreamSocket, StreamSocket] | tuple[DatagramSocket, DatagramSocket]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, overload
 
 from sockscope._addresses.designators import AddressLike
@@ -14,7 +15,7 @@ from sockscope._open.active import open_active
 from sockscope._open.arguments import OpenArguments
 from sockscope._open.passive import open_passive
 from sockscope._open.sockets import Configure
-from sockscope._open.upgrade import closing, run_upgrade
+from sockscope._open.upgrade import close_after, run_upgrade
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
@@ -176,18 +177,30 @@ def open_socket(remote: AddressLike | None = None, **arguments: Any) -> Any:
 
     Source: IOLib's ``with-open-socket`` (seed 003).
     """
-    return _open_scope(OpenArguments(remote, **arguments))
+    return _OpenScope(OpenArguments(remote, **arguments))
 
 
 # For help() and the docs: both take what OpenArguments takes.
 make_socket.__signature__ = open_socket.__signature__ = inspect.signature(OpenArguments)  # type: ignore[attr-defined]  # functions take it
 
 
-@asynccontextmanager
-async def _open_scope(arguments: OpenArguments) -> AsyncGenerator[Any, None]:
-    opened, result = await _open(arguments)
-    async with closing(opened, result):
-        yield result
+class _OpenScope(AbstractAsyncContextManager[Any]):
+    """What `open_socket` returns. A class, for a generator costs several times as much."""
+
+    def __init__(self, arguments: OpenArguments) -> None:
+        self._arguments = arguments
+
+    async def __aenter__(self) -> Any:
+        self._opened, self._result = await _open(self._arguments)
+        return self._result
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await close_after(self._opened, self._result, failed=exc is not None)
 
 
 async def _open(arguments: OpenArguments) -> tuple[StreamSocket | PassiveSocket, Any]:

@@ -44,13 +44,31 @@ def new_socket(family: int, type: int, protocol: int) -> AnySocket:
       SocketError: the system has no such family or type, or is short of descriptors.
     """
     try:
-        sock = trio.socket.socket(family, type, protocol)
+        if _has_custom_factory():
+            return _unwrapped(trio.socket.socket(family, type, protocol))
+        plain = stdlib_socket.socket(family, type, protocol)
     except OSError as exc:
         raise socket_error(exc, f"open a socket of {_family_name(family)}") from exc
+    plain.setblocking(False)
+    return plain
+
+
+def _has_custom_factory() -> bool:
+    """Whether sockets are to come from elsewhere; Trio tells only who sets one."""
+    factory = trio.socket.set_custom_socket_factory(None)
+    if factory is None:
+        return False
+    trio.socket.set_custom_socket_factory(factory)
+    return True
+
+
+def _unwrapped(sock: trio.socket.SocketType) -> AnySocket:
+    """What a factory made; of Trio's own sockets the one below, to be wrapped when asked for."""
     if is_custom(sock):
         return sock
-    # Trio's object around the descriptor is made anew when somebody asks for it.
-    plain = stdlib_socket.socket(family, type, protocol, fileno=sock.detach())
+    plain = stdlib_socket.socket(
+        int(sock.family), int(sock.type), int(sock.proto), fileno=sock.detach()
+    )
     plain.setblocking(False)
     return plain
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -46,28 +45,30 @@ async def run_upgrade(stream: StreamSocket, upgrade: Upgrade) -> Any:
         raise
 
 
-@asynccontextmanager
-async def closing(
-    opened: StreamSocket | PassiveSocket, result: object
-) -> AsyncGenerator[None, None]:
-    """Close what an upgrade gave and the socket below it at the end of the block.
+async def close_after(
+    opened: StreamSocket | PassiveSocket, result: object, *, failed: bool
+) -> None:
+    """Close what an upgrade gave and the socket below it, when a block has ended.
 
-    If the block raises or is cancelled, that is done at once, without waiting for the
-    peer. Leaving at the end of the block is a checkpoint.
+    Args:
+      opened: the socket.
+      result: what the upgrade made of it; *opened* itself where there was none.
+      failed: the block raised or was cancelled: close at once, without waiting for the
+        peer. Otherwise this is a checkpoint.
     """
-    try:
-        yield
-    except BaseException:
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await _close_both(opened, result)
-        raise
-    await _close_both(opened, result)
+    if not failed:
+        await _close_both(opened, result)
+        return
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await _close_both(opened, result)
 
 
 async def _close_both(opened: StreamSocket | PassiveSocket, result: object) -> None:
+    if result is opened or not hasattr(result, "aclose"):
+        await opened.aclose()
+        return
     try:
-        if result is not opened and hasattr(result, "aclose"):
-            await result.aclose()
+        await result.aclose()
     finally:
         await opened.aclose()

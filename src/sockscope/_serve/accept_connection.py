@@ -13,7 +13,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from sockscope._core.deadlines import check_timeout, deadline_after
 from sockscope._core.errors import AcceptTimeoutError
-from sockscope._open.upgrade import closing
+from sockscope._open.upgrade import close_after
 from sockscope._options.values import SocketOptions
 from sockscope._serve.lending import Lender, Loan
 from sockscope._serve.server import Server
@@ -91,8 +91,12 @@ async def _accept_from_socket(
         await checkpoint_if_cancelled()
         stream = passive.accept_nowait(options=options)
         await cancel_shielded_checkpoint()
-    async with closing(stream, stream):
+    try:
         yield stream
+    except BaseException:
+        await close_after(stream, stream, failed=True)
+        raise
+    await close_after(stream, stream, failed=False)
 
 
 @asynccontextmanager
@@ -102,13 +106,15 @@ async def _accept_from_server(
     loan = await _borrow(server, lender, timeout, wait)
     result: outcome.Outcome[Any] = outcome.Value(None)
     try:
-        async with closing(loan.stream, loan.connection):
-            if options is not None:
-                options.apply(loan.stream)
-            yield loan.connection
+        if options is not None:
+            options.apply(loan.stream)
+        yield loan.connection
     except BaseException as exc:
         result = outcome.Error(exc)
+        await close_after(loan.stream, loan.connection, failed=True)
         raise
+    else:
+        await close_after(loan.stream, loan.connection, failed=False)
     finally:
         loan.give_back(result)
 

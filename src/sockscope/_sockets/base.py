@@ -25,7 +25,7 @@ AF_UNIX: int = getattr(stdlib_socket, "AF_UNIX", -1)
 
 # The family as a plain number: the property of socket.socket makes an enum of it each
 # time, at the price of a system call.
-_family_of_plain = stdlib_socket.SocketType.family.__get__  # type: ignore[attr-defined]  # a slot
+_family_of_plain = stdlib_socket.SocketType.family.__get__
 
 #: A socket of the standard library, or one that a custom socket factory made.
 AnySocket = stdlib_socket.socket | trio.socket.SocketType

@@ -1,12 +1,12 @@
 """Connecting one socket to one address: the survey of connect(2), and the attempt.
 
-| errno | what it means here |
-| --- | --- |
-| EINPROGRESS, EINTR | under way: wait until writable, then ask SO_ERROR, once. A second connect would hide the outcome |
-| EAGAIN on a local socket | the listener's queue is full: poll says writable at once and SO_ERROR is 0, so the only way is to try again by the clock |
-| EAGAIN on an internet socket | local ports are exhausted: this attempt has failed |
-| EALREADY, EISCONN | our fault, told as they are |
-| all others | this address failed |
+- EINPROGRESS, EINTR: under way. Wait until writable, then ask SO_ERROR, once; a second
+  connect would hide the outcome.
+- EAGAIN on a local socket: the listener's queue is full. Poll says writable at once and
+  SO_ERROR is 0, so the only way is to try again by the clock.
+- EAGAIN on an internet socket: local ports are exhausted, this attempt has failed.
+- EALREADY, EISCONN: our fault, told as they are.
+- All others: this address has failed.
 """
 
 from __future__ import annotations

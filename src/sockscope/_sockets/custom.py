@@ -8,6 +8,7 @@ and is a checkpoint by itself.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,7 @@ from sockscope._core.errors import (
 )
 from sockscope._options.defaults import NO_OPTIONS
 from sockscope._options.values import SocketOptions
-from sockscope._sockets.base import AnySocket, BaseSocket
+from sockscope._sockets.base import BaseSocket
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
 
@@ -33,9 +34,7 @@ from sockscope._sockets.stream import StreamSocket
 class _CustomSocket(BaseSocket):
     """Whether it is open is what we did, for there is no descriptor to ask."""
 
-    __slots__ = ()
-
-    _closed: bool  # a slot of each class that derives from this one
+    _closed = False
 
     @property
     def is_open(self) -> bool:
@@ -59,12 +58,6 @@ class _CustomSocket(BaseSocket):
 
 class CustomStreamSocket(_CustomSocket, StreamSocket):
     """A `StreamSocket` over a custom factory's socket."""
-
-    __slots__ = ("_closed",)
-
-    def __init__(self, sock: AnySocket, requested: SocketOptions, **details: Any) -> None:
-        self._closed = False
-        super().__init__(sock, requested, **details)
 
     def _linger_seconds(self) -> int:
         return 0  # its close is not the kernel's, and does not block
@@ -119,9 +112,8 @@ class CustomStreamSocket(_CustomSocket, StreamSocket):
         with memoryview(data) as whole, whole.cast("B") as view:
             while True:
                 with view[sent:] as rest:
-                    sent += await self._send_with(
-                        lambda rest=rest: self._send_now(rest), dont_wait=False, sent=sent
-                    )
+                    attempt = functools.partial(self._send_now, rest)
+                    sent += await self._send_with(attempt, dont_wait=False, sent=sent)
                 if sent == len(view):
                     return
 
@@ -168,12 +160,6 @@ class CustomStreamSocket(_CustomSocket, StreamSocket):
 class CustomPassiveSocket(_CustomSocket, PassiveSocket):
     """A `PassiveSocket` over a custom factory's socket."""
 
-    __slots__ = ("_closed",)
-
-    def __init__(self, sock: AnySocket, requested: SocketOptions, **details: Any) -> None:
-        self._closed = False
-        super().__init__(sock, requested, **details)
-
     async def accept(
         self, *, timeout: float = math.inf, options: SocketOptions | None = None
     ) -> StreamSocket:
@@ -185,7 +171,8 @@ class CustomPassiveSocket(_CustomSocket, PassiveSocket):
         self._accepting = True
         try:
             with deadline_after(timeout):
-                return self._adopt(*await self._sock.accept(), options or NO_OPTIONS)
+                sock, peer = await self._sock.accept()
+                return self._child(sock, peer, options or NO_OPTIONS)
             raise AcceptTimeoutError(f"no connection within {timeout} s on {self._describe()}")
         except OSError as exc:
             if isinstance(exc, SocketError):
@@ -194,7 +181,7 @@ class CustomPassiveSocket(_CustomSocket, PassiveSocket):
         finally:
             self._accepting = False
 
-    def _adopt(
+    def _child(
         self, sock: trio.socket.SocketType, peer: Any, options: SocketOptions
     ) -> StreamSocket:
         with close_on_error(sock):

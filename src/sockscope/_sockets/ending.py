@@ -17,6 +17,7 @@ from sockscope._sockets.queues import unsent_bytes
 _LINGER: Final = struct.Struct("HH" if sys.platform == "win32" else "ii")
 _NO_LINGER: Final = _LINGER.pack(0, 0)
 _RESET: Final = _LINGER.pack(1, 0)
+_IS_LINUX: Final = sys.platform == "linux"
 # Half a round trip on a fast network; a delayed acknowledgement takes 40 ms.
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.05
@@ -28,6 +29,9 @@ def linger_seconds(sock: stdlib_socket.socket) -> int:
     Linux blocks there even on a non-blocking socket: the whole event loop with it.
     """
     try:
+        # Linux gives the flag alone to who has room for no more: half the price, on every close.
+        if _IS_LINUX and not sock.getsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER):
+            return 0
         raw = sock.getsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, _LINGER.size)
     except OSError:
         return 0

@@ -47,18 +47,20 @@ _PAUSE: Final = 0.005
 
 ENABLED: Final = hasattr(select, "epoll") and os.environ.get("SOCKSCOPE_ENGINE", "") != "trio"
 
-if ENABLED:
-    _READABLE: Final = (
-        select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
-    )
-    _WRITABLE: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
-    # After these a short receive proves nothing: the end, or an urgent mark, follows.
-    _MORE_THAN_DATA: Final = (
-        select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
-    )
-    _INTEREST: Final = (
-        select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
-    )
+
+def _mask(*names: str) -> int:
+    """The bits of these events; 0 where there is no epoll."""
+    bits = 0
+    for name in names:
+        bits |= getattr(select, f"EPOLL{name}", 0)
+    return bits
+
+
+_READABLE: Final = _mask("IN", "RDHUP", "HUP", "ERR", "PRI")
+_WRITABLE: Final = _mask("OUT", "HUP", "ERR")
+# After these a short receive proves nothing: the end, or an urgent mark, follows.
+_MORE_THAN_DATA: Final = _mask("RDHUP", "HUP", "ERR", "PRI")
+_INTEREST: Final = _mask("IN", "OUT", "RDHUP", "PRI", "ET")
 
 
 class Waiter(Protocol):
@@ -73,6 +75,7 @@ class Waiter(Protocol):
 
     def fileno(self) -> int:
         """The descriptor."""
+        ...
 
 
 class Engine:

@@ -201,7 +201,8 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
           SocketError: a shortage, or a listener that is of no further use.
           trio.ClosedResourceError: the socket is closed.
         """
-        for _ in range(NEXT_IN_A_ROW):
+        gone = 0
+        while True:
             try:
                 sock, peer = self._accept_plain()
             except BlockingIOError:
@@ -210,14 +211,13 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
                 verdict = verdict_of(exc)
                 if verdict is Verdict.WAIT:
                     return None
-                if verdict is not Verdict.NEXT:
+                gone += 1
+                if verdict is not Verdict.NEXT or gone == NEXT_IN_A_ROW:
                     raise self._accept_failure(exc) from exc
-                latest = exc
             else:
                 sock.setblocking(False)
                 self._accepted += 1
                 return sock, peer
-        raise self._accept_failure(latest) from latest
 
     def _accept_plain(self) -> tuple[stdlib_socket.socket, Any]:
         """socket.accept, without its way through three enums: half its price."""

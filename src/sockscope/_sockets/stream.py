@@ -54,7 +54,7 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
             return
         seconds = self._linger_seconds()
         if not seconds:
-            self._close()
+            super()._close()
             await checkpoint()
             return
         self._release_path()

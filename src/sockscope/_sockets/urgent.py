@@ -55,7 +55,12 @@ def _attempt(stream: StreamState, n: int, peek: bool) -> bytes | None:
     except OSError as exc:
         if exc.errno != errno.EINVAL or not stream.is_open:
             stream._fail(exc, "receive out of band")
-    return b"" if _has_ended(sock) else None
+    if not _has_ended(sock):
+        return None
+    stream.take_error()
+    if stream._error is not None:
+        raise stream._broken("receive out of band")
+    return b""
 
 
 def _has_ended(sock: stdlib_socket.socket) -> bool:
