@@ -376,9 +376,12 @@ async def renegotiating(
 
 
 @openssl
-async def test_a_new_handshake_is_finished_by_one_that_only_sends(certificates, files) -> None:
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+async def test_a_new_handshake_is_finished_by_one_that_only_sends(
+    certificates, files, kind
+) -> None:
     async with renegotiating(certificates, files) as (server, _, tls):
-        await tls.send_all(b"after\n")
+        await tls.send_all(kind(b"after\n"))
         await server.until(b"after\n")
         await server.type(b"and back\n")
         assert await tls.receive_some() == b"and back\n"

@@ -49,7 +49,12 @@ class Sending(TLSDriver):
             if not self._send_ready:
                 await self._before_sending()
             if type(data) is bytes and 0 < len(data) <= PIECE_SIZE:
-                await self._send_piece(data)
+                # As _send_piece, in place: what most sends are.
+                try:
+                    self._ssl.write(data)
+                except ssl.SSLError:
+                    await self._write_later(data)
+                await self._flush()
             elif data:
                 await self._send_pieces(data)
             else:
@@ -68,41 +73,40 @@ class Sending(TLSDriver):
 
     async def _send_piece(self, piece: bytes | memoryview) -> None:
         try:
-            try:
-                # Never cut short: the standard library sets no partial writes.
-                self._ssl.write(piece)
-            except ssl.SSLWantReadError:
-                await self._write_in_renegotiation(piece)
+            # Never cut short: the standard library sets no partial writes.
+            self._ssl.write(piece)
+        except ssl.SSLError:
+            await self._write_later(piece)
+        await self._flush()
+
+    async def _write_later(self, piece: bytes | memoryview) -> None:
+        """Write *piece* once the new handshake that the peer began is through (TLS 1.2)."""
+        try:
+            while True:
+                try:
+                    self._ssl.write(piece)
+                except ssl.SSLWantReadError:
+                    pass
+                else:
+                    return
+                if self._receive_fault is not None or self._ended:
+                    raise self._broken("send", self._receive_fault or unexpected_eof())
+                # One wait, then another look: a receiver may have finished it meanwhile.
+                if self._outgoing.pending:
+                    await self._flush()
+                else:
+                    await self._pull()
         except ssl.SSLError as exc:
             await self._protocol_error(exc, "send")
-        await self._flush()
+        except BaseException as exc:
+            self._break(exc)
+            raise
 
     async def _send_pieces(self, data: bytes | bytearray | memoryview) -> None:
         with memoryview(data) as whole, whole.cast("B") as view:
             for start in range(0, len(view), PIECE_SIZE):
                 with view[start : start + PIECE_SIZE] as piece:
                     await self._send_piece(piece)
-
-    async def _write_in_renegotiation(self, piece: bytes | memoryview) -> None:
-        """Write *piece* once the new handshake that the peer began is through (TLS 1.2)."""
-        try:
-            while True:
-                # One wait, then another look: a receiver may have finished it meanwhile.
-                if self._outgoing.pending:
-                    await self._flush()
-                else:
-                    await self._pull()
-                try:
-                    self._ssl.write(piece)
-                except ssl.SSLWantReadError:
-                    if self._receive_fault is not None or self._ended:
-                        cause = self._receive_fault or unexpected_eof()
-                        raise self._broken("send", cause) from None
-                else:
-                    return
-        except BaseException as exc:
-            self._break(exc)
-            raise
 
     async def send_file(
         self,
