@@ -156,11 +156,9 @@ __all__ = [
 ]
 
 # What users see lives where they find it, in messages, pickles and the documentation.
-for _name in __all__:
-    _value = globals()[_name]
+for _value in [globals()[name] for name in __all__]:
     if isinstance(_value, type) or callable(_value):
         try:
             _value.__module__ = __name__
         except AttributeError:
             pass  # a type alias
-del _name, _value

@@ -65,10 +65,9 @@ async def close_after(
 
 
 async def _close_both(opened: StreamSocket | PassiveSocket, result: object) -> None:
-    if result is opened or not hasattr(result, "aclose"):
-        await opened.aclose()
-        return
+    aclose = None if result is opened else getattr(result, "aclose", None)
     try:
-        await result.aclose()
+        if aclose is not None:
+            await aclose()
     finally:
         await opened.aclose()

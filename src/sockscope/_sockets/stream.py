@@ -111,6 +111,7 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
         if self._sending:
             raise trio.BusyResourceError("another task is already connecting this stream")
         self._sending = True
+        self._trio_waits += 1
         try:
             with deadline_after(check_timeout(timeout)):
                 await self._connect(address)
@@ -120,6 +121,7 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
             self._close()
             raise
         finally:
+            self._trio_waits -= 1
             self._sending = False
 
     async def _connect(self, designator: AddressLike) -> None:
