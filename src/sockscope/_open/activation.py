@@ -161,6 +161,8 @@ def _take(
             socket.detach()
         raise
     _strike_out(passed)
+    for _, socket in taken:
+        socket._hand_over()  # the service manager has it, too
     return taken
 
 

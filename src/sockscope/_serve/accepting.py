@@ -1,70 +1,23 @@
-"""The accept loop of one listener, which survives what a kernel can throw at it."""
+"""Taking connections from a listener's queue."""
 
 from __future__ import annotations
 
+import errno
 import logging
-import random
+import select
+import sys
 from collections.abc import Callable
 from typing import Final
 
-import trio
-from trio.lowlevel import ParkingLot
-
-from sockscope._sockets.accept_errors import reason_of
 from sockscope._sockets.passive import PassiveSocket
 
 LOGGER: Final = logging.getLogger("sockscope.server")
 
 # One wake takes all that is ready, up to this many; then the handlers have a turn.
 BATCH: Final = 64
-# Between two tries while the system is short of something, unless one of our own
-# connections closes before: nginx pauses 500 ms, HAProxy and Trio 100 ms, Go from
-# 5 ms up to 1 s.
-_FIRST_PAUSE: Final = 0.005
-_LONGEST_PAUSE: Final = 1.0
 
-
-class Shortage:
-    """A listener's want of descriptors or memory, from its first failure to its end."""
-
-    def __init__(self, passive: PassiveSocket, freed: ParkingLot) -> None:
-        self._passive = passive
-        self._freed = freed
-        self._since: float | None = None
-        self._pause = _FIRST_PAUSE
-        self._retries = 0
-
-    async def endure(self, exc: OSError, connections: int) -> bool:
-        """Pause until a new try makes sense; whether a shortage began with this."""
-        begins = self._since is None
-        if begins:
-            self._since = trio.current_time()
-            LOGGER.warning(
-                "accepting on %s pauses: %s (%s); %d connections are open",
-                self._passive.address,
-                exc,
-                reason_of(exc),
-                connections,
-            )
-        self._retries += 1
-        with trio.move_on_after(self._pause * random.uniform(0.5, 1)):
-            await self._freed.park()
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        return begins
-
-    def is_over(self) -> None:
-        """Tell once that accepting goes on."""
-        if self._since is None:
-            return
-        LOGGER.warning(
-            "accepting on %s goes on after %.3f s and %d tries",
-            self._passive.address,
-            trio.current_time() - self._since,
-            self._retries,
-        )
-        self._since = None
-        self._pause = _FIRST_PAUSE
-        self._retries = 0
+#: What a descriptor helps against.
+NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def accept_batch(passive: PassiveSocket, begin: Callable[..., object], limit: int) -> int:
@@ -74,8 +27,23 @@ def accept_batch(passive: PassiveSocket, begin: Callable[..., object], limit: in
       SocketError: accept(2) failed; what came before it has begun.
     """
     for number in range(limit):
-        pair = passive._take()
+        try:
+            pair = passive._take()
+        except OSError as exc:
+            # A full table gives EMFILE on an empty queue, too: then nobody is kept waiting.
+            if exc.errno in NO_DESCRIPTOR and not has_waiting(passive):
+                return number
+            raise
         if pair is None:
             return number
         begin(passive, *pair)
     return limit
+
+
+def has_waiting(passive: PassiveSocket) -> bool:
+    """Whether a connection waits in the queue: accept(2) does not tell without a descriptor."""
+    if sys.platform == "win32":
+        return bool(select.select([passive.fileno()], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(passive.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

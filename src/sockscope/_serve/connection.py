@@ -16,6 +16,7 @@ from sockscope._options.values import SocketOptions
 from sockscope._serve.accepting import LOGGER
 from sockscope._serve.settings import Outcome, Settings
 from sockscope._serve.statistics import Counters
+from sockscope._serve.timers import TimedOut
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
 
@@ -165,4 +166,6 @@ def outcome_of(result: outcome.Outcome[Any] | None, stream: StreamSocket) -> Out
         return "finished"
     if not isinstance(result, outcome.Error) or not isinstance(result.error, Exception):
         return "cancelled"
+    if isinstance(result.error, TimedOut):
+        return "timed_out"
     return "reset" if is_reset(result.error, stream) else "failed"

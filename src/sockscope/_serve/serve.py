@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import KW_ONLY, dataclass, fields
@@ -15,6 +16,7 @@ from sockscope._open.arguments import OpenArguments
 from sockscope._open.passive import PassiveRequest, open_every_address
 from sockscope._open.sockets import Configure
 from sockscope._options.values import SocketOptions
+from sockscope._serve.limits import Network, Overload, parse_host_limit, parse_networks
 from sockscope._serve.server import Server
 from sockscope._serve.settings import ConnectionOptions, HandlerErrors, Outcome, Settings
 from sockscope._sockets.passive import PassiveSocket
@@ -43,6 +45,14 @@ class _ServerArguments(TypedDict, total=False):
     handshake_timeout: float
     handler_errors: HandlerErrors
     drain_timeout: float
+    overload: Overload
+    max_connections: int | None
+    max_connections_per_host: int | tuple[int, int] | None
+    accept_rate: float | None
+    allow: Iterable[Network] | Network | None
+    deny: Iterable[Network] | Network | None
+    lifetime: float
+    idle_timeout: float
     on_open: Callable[[StreamSocket], None] | None
     on_close: Callable[[StreamSocket, Outcome], None] | None
 
@@ -67,13 +77,24 @@ class ServeArguments:
     handshake_timeout: float = 10.0
     handler_errors: HandlerErrors = "log"
     drain_timeout: float = 30.0
+    overload: Overload = "wait"
+    max_connections: int | None = None
+    max_connections_per_host: int | tuple[int, int] | None = None
+    accept_rate: float | None = None
+    allow: Iterable[Network] | Network | None = None
+    deny: Iterable[Network] | Network | None = None
+    lifetime: float = math.inf
+    idle_timeout: float = math.inf
     on_open: Callable[[StreamSocket], None] | None = None
     on_close: Callable[[StreamSocket, Outcome], None] | None = None
 
     def settings(self) -> Settings:
         """Those that concern the connections, checked."""
-        names = (field.name for field in fields(Settings))
-        return Settings(**{name: getattr(self, name) for name in names})
+        values = {field.name: getattr(self, field.name) for field in fields(Settings)}
+        values["allow"] = parse_networks(self.allow, "allow")
+        values["deny"] = parse_networks(self.deny, "deny")
+        values["max_connections_per_host"] = parse_host_limit(self.max_connections_per_host)
+        return Settings(**values)
 
     def requests(self) -> list[PassiveSocket | PassiveRequest]:
         """What to listen on, checked: sockets that are ready, and what has to be opened."""
@@ -135,6 +156,20 @@ def serve_passive(
         server; or a callable ``(exception, stream)``, and what that raises goes up.
         A connection that its peer broke is no error of the handler: it is counted.
       drain_timeout: seconds that handlers have to finish when the block ends.
+      overload: what becomes of connections for which there is no room, by
+        *max_connections*, *accept_rate* or for want of descriptors: they ``"wait"`` in
+        the kernel's queue, or the server is to ``"reject"`` them with a reset.
+      max_connections: how many there may be at a time; None for any number.
+      max_connections_per_host: how many of one host: an IPv4 address, or 64 bits of an
+        IPv6 address. ``(number, prefix_length)`` makes that other bits. Beyond it they are
+        reset, always.
+      accept_rate: how many a second on the average, with one second's worth at once.
+      allow: networks, or their texts, from which alone connections are taken. IPv4-mapped
+        addresses are IPv4; local sockets are not concerned. Others are reset.
+      deny: networks from which connections are reset, also where *allow* has them.
+      lifetime: seconds after which a connection's handler is cancelled.
+      idle_timeout: seconds without a byte either way after which it is, at most an
+        eighth later.
       on_open: a plain function called with each new `StreamSocket`.
       on_close: a plain function called with it and how it ended: ``"finished"``,
         ``"failed"``, ``"reset"``, ``"timed_out"`` or ``"cancelled"``.

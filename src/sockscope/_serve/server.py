@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import socket as stdlib_socket
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from trio.lowlevel import ParkingLot, checkpoint
 from sockscope._addresses.values import Address, InternetAddress
 from sockscope._core.deadlines import check_timeout
 from sockscope._options.defaults import NO_OPTIONS
-from sockscope._serve.accepting import BATCH, LOGGER, Shortage, accept_batch
+from sockscope._serve.accepting import BATCH, LOGGER, NO_DESCRIPTOR, accept_batch
 from sockscope._serve.connection import (
     COUNTER_OF,
     PreparationFailed,
@@ -25,9 +26,19 @@ from sockscope._serve.connection import (
     say_farewell,
     set_options,
 )
+from sockscope._serve.draining import handshakes_have_ended, keep_new_ones_away, may_lose
 from sockscope._serve.lending import Lender
+from sockscope._serve.limits import Admission, Gate
+from sockscope._serve.lingering import (
+    copy_for_lingering,
+    keep_for_lingering,
+    linger,
+    take_for_lingering,
+)
+from sockscope._serve.overload import Reserve, Shortage
 from sockscope._serve.settings import Outcome, Settings
-from sockscope._serve.statistics import Counters, ListenerStatistics, ServerStatistics
+from sockscope._serve.statistics import Counters, ServerStatistics, take_snapshot
+from sockscope._serve.timers import Timers
 from sockscope._sockets.accept_errors import Verdict, verdict_of
 from sockscope._sockets.custom import CustomPassiveSocket
 from sockscope._sockets.passive import PassiveSocket
@@ -37,6 +48,9 @@ if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
 T = TypeVar("T")
+
+# Counted, but no error of the handler's.
+_NOT_TOLD: Final = frozenset({"reset", "timed_out"})
 
 _current: Final[contextvars.ContextVar[Server[Any]]] = contextvars.ContextVar("sockscope.server")
 
@@ -75,6 +89,23 @@ class Server(Generic[T]):
         self._handler: Any = settings.handler
         self._lender = Lender[T]() if settings.handler is None else None
         self._prepares = settings.upgrade is not None or callable(settings.connection_options)
+        # Connections that are over, but whose peer is still sending.
+        self._lingering = 0
+        # Listeners that no handshake can reach any more.
+        self._quiet: set[PassiveSocket] = set()
+        # What has no limit to keep is None, and costs one comparison.
+        self._admission = Admission.of(
+            settings.allow, settings.deny, settings.max_connections_per_host
+        )
+        self._gate = Gate.of(
+            settings.max_connections,
+            settings.accept_rate,
+            settings.overload,
+            lambda: len(self._connections) + self._lingering,
+            self._freed,
+        )
+        self._timers = Timers.of(settings.lifetime, settings.idle_timeout)
+        self._reserve = Reserve() if settings.overload == "reject" else None
 
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.addresses)) or "nothing any more"
@@ -150,9 +181,14 @@ class Server(Generic[T]):
         Connections go on. A plain function; a second call does nothing.
         """
         for passive in tuple(self._passives):
+            if passive._is_shared:
+                # Its queue goes on elsewhere.
+                self._remove(passive)
+                continue
             # A path first: who comes after that is told so, and never waits in vain.
             passive._release_path()
             self._take_the_rest(passive)
+            self._counters.possibly_lost += passive not in self._quiet and may_lose(passive)
             self._remove(passive)
         if self._lender is not None:
             self._lender.no_more()
@@ -176,6 +212,9 @@ class Server(Generic[T]):
     async def drain(self, timeout: float | None = None, *, lame_duck: float = 0.0) -> None:
         """Stop accepting, let the handlers finish, and cancel what is left.
 
+        Where the system lets it (see `draining a server`), clients whose handshake is under
+        way are served as well; `ServerStatistics.possibly_lost` tells where it did not.
+
         Args:
           timeout: seconds for the handlers; None is the server's ``drain_timeout``.
           lame_duck: seconds before that in which `draining` is set and connections are
@@ -192,15 +231,18 @@ class Server(Generic[T]):
         self._draining.set()
         for scope in tuple(self._draining_scopes):
             scope.cancel()
-        await trio.sleep(lame_duck)
-        self.stop_accepting()
+        try:
+            await trio.sleep(lame_duck)
+            await self._end_handshakes()
+        finally:
+            self.stop_accepting()
         waiting = len(self._connections)
         with trio.move_on_after(timeout):
             await self._all_ended()
         left = len(self._connections)
         self._counters.drained += max(waiting - left, 0)
         self._counters.cut += left
-        if left:
+        if left or self._lingering:
             self._handlers.cancel_scope.cancel()
             await self._all_ended()
         self._drained.set()
@@ -211,38 +253,21 @@ class Server(Generic[T]):
             trio.current_time() - began,
         )
 
+    async def _end_handshakes(self) -> None:
+        """Let no new handshake begin, where that can be done, and wait for those under way."""
+        for passive in self._passives:
+            if may_lose(passive) and keep_new_ones_away(passive, self._begin):
+                self._quiet.add(passive)
+        if self._quiet:
+            await handshakes_have_ended(tuple(self._connections))
+
     async def _all_ended(self) -> None:
-        while self._connections:
+        while self._connections or self._lingering:
             await self._ends.park()
 
     def statistics(self) -> ServerStatistics:
         """A snapshot of the server's figures, the kernel's among them."""
-        counters = self._counters
-        live = [stream.statistics() for stream in self._connections]
-        return ServerStatistics(
-            accepted=counters.accepted,
-            active=len(self._connections),
-            finished=counters.finished,
-            handler_errors=counters.handler_errors,
-            timed_out=counters.timed_out,
-            resets=counters.resets,
-            refused=dict(counters.refused),
-            option_failures=counters.option_failures,
-            upgrade_failures=dict(counters.upgrade_failures),
-            bytes_received=counters.bytes_received + sum(s.bytes_received for s in live),
-            bytes_sent=counters.bytes_sent + sum(s.bytes_sent for s in live),
-            shortages=counters.shortages,
-            close_errors=counters.close_errors,
-            drained=counters.drained,
-            cut=counters.cut,
-            lingering=0,
-            possibly_lost=counters.possibly_lost,
-            listeners=tuple(
-                ListenerStatistics(passive.address, *passive.statistics()[1:])
-                for passive in self._passives
-                if passive.is_open
-            ),
-        )
+        return take_snapshot(self._counters, self._connections, self._lingering, self._passives)
 
     # -- running: called by serve_passive ------------------------------------------
 
@@ -251,11 +276,18 @@ class Server(Generic[T]):
         failure: BaseException | None = None
         try:
             async with trio.open_nursery() as self._handlers:
+                if self._timers is not None:
+                    self._handlers.start_soon(self._timers.run)
                 task_status.started()
                 await self._drained.wait()
+                # The timers' task is all that is left.
+                self._handlers.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One failure is shown as a child of the server's own nursery would be.
             failure = group.exceptions[0] if len(group.exceptions) == 1 else group
+        finally:
+            if self._reserve is not None:
+                self._reserve.close()
         if failure is not None:
             raise failure
 
@@ -291,14 +323,35 @@ class Server(Generic[T]):
             except OSError as exc:
                 if verdict_of(exc) is Verdict.STOP:
                     raise
-                begins = await shortage.endure(exc, len(self._connections))
-                self._counters.shortages += begins
+                await self._endure(exc, passive, shortage)
+
+    async def _endure(self, exc: OSError, passive: PassiveSocket, shortage: Shortage) -> None:
+        """Accepting has failed for want of something: shed what waits, or pause."""
+        self._counters.shortages += shortage.begin(exc, len(self._connections))
+        shed = 0
+        if self._reserve is not None and exc.errno in NO_DESCRIPTOR:
+            shed = self._reserve.shed(passive)
+        if not shed:
+            await shortage.pause()
+            return
+        shortage.shed(shed)
+        self._counters.accepted += shed
+        self._counters.refuse("overload", shed)
+        await checkpoint()
 
     async def _may_accept(self) -> int:
-        """Wait while the server is paused or nobody asks; how many connections to take then."""
-        while self._paused is not None:
-            await self._paused.park()
-        return BATCH if self._lender is None else await self._lender.wanted()
+        """Wait while the server is paused or full, or nobody asks; how many to take then."""
+        while True:
+            wanted: float = BATCH if self._lender is None else await self._lender.wanted()
+            if self._gate is not None:
+                wanted = min(wanted, self._gate.room())
+            if self._paused is not None:
+                await self._paused.park()
+            elif wanted >= 1:
+                return int(wanted)
+            else:
+                assert self._gate is not None
+                await self._gate.wait()
 
     async def _accept_custom(self, passive: CustomPassiveSocket) -> None:
         while True:
@@ -307,38 +360,65 @@ class Server(Generic[T]):
 
     def _begin_one(self) -> StreamSocket | None:
         """Begin a connection that waits in the queue of any listener; None if none does."""
+        if self._gate is not None and self._gate.room() < 1:
+            return None
         for passive in self._passives:
-            pair = passive._take()
-            if pair is not None:
-                return self._begin(passive, *pair)
+            while (pair := passive._take()) is not None:
+                stream = self._begin(passive, *pair)
+                if stream is not None:
+                    return stream
         return None
 
-    def _begin(self, passive: PassiveSocket, sock: Any, peer: Any) -> StreamSocket:
+    def _begin(self, passive: PassiveSocket, sock: Any, peer: Any) -> StreamSocket | None:
+        """Begin a connection that was accepted; None if it is refused."""
         stream = passive._make_child(sock, NO_OPTIONS, peer=peer, accepted=True)
-        self._begin_stream(passive, stream)
-        return stream
+        return stream if self._begin_stream(passive, stream) else None
 
-    def _begin_stream(self, passive: PassiveSocket, stream: StreamSocket) -> None:
+    def _begin_stream(self, passive: PassiveSocket, stream: StreamSocket) -> bool:
         self._counters.accepted += 1
+        if (self._admission is not None or self._gate is not None) and self._is_refused(stream):
+            return False
         self._connections.add(stream)
         if self._lender is not None:
             self._lender.begin(stream)
         self._handlers.start_soon(self._serve_connection, passive, stream)
+        return True
+
+    def _is_refused(self, stream: StreamSocket) -> bool:
+        """Whether a limit forbids *stream*: then it is reset and counted."""
+        reason = None if self._admission is None else self._admission.refusal(stream)
+        if reason is None and self._gate is not None:
+            reason = self._gate.refusal(stream)
+            if reason is not None and self._admission is not None:
+                self._admission.leave(stream)
+        if reason is None:
+            return False
+        self._counters.refuse(reason)
+        stream.abort()
+        return True
 
     async def _serve_connection(self, passive: PassiveSocket, stream: StreamSocket) -> None:
         """One connection, from accept to close; whatever happens, it is closed and counted."""
         connection: Any = stream
         result: outcome.Outcome[Any] | None = None
         failed = False
+        began = 0.0 if self._timers is None else trio.current_time()
+        copy = None
         try:
             result = self._announce(stream)
             if result is None:
+                if self._gate is not None:
+                    await self._gate.turn(stream)
                 if self._prepares:
                     connection = await prepare(self._settings, self._counters, passive, stream)
                 else:
                     set_options(self._settings, self._counters, passive, stream)
-                if self._lender is None:
-                    # As outcome.acapture, whose frame each idle connection would keep.
+                # As outcome.acapture, whose frame each idle connection would keep.
+                if self._timers is not None:
+                    result = await self._timers.handle(
+                        stream, began, self._hand_over, stream, connection
+                    )
+                elif self._lender is None:
                     result = outcome.Value(await self._handler(connection))
                 else:
                     result = await self._lender.lend(stream, connection)
@@ -350,12 +430,24 @@ class Server(Generic[T]):
             try:
                 ended_well = isinstance(result, outcome.Value)
                 if needs_farewell(stream, connection, ended_well):
+                    if ended_well and connection is not stream:
+                        copy = copy_for_lingering(stream)
                     await say_farewell(stream, connection, ended_well)
             finally:
+                how = "failed" if failed else outcome_of(result, stream)
+                if copy is not None:
+                    copy = keep_for_lingering(copy)
+                elif not (failed or how == "cancelled"):
+                    copy = take_for_lingering(stream)
                 self._counters.close_errors += not stream._close()
-                self._end(stream, "failed" if failed else outcome_of(result, stream), failed)
+                self._end(stream, how, failed, copy)
         if result is not None:
             self._report(result, stream)
+
+    async def _hand_over(self, stream: StreamSocket, connection: Any) -> outcome.Outcome[Any]:
+        if self._lender is not None:
+            return await self._lender.lend(stream, connection)
+        return outcome.Value(await self._handler(connection))
 
     def _announce(self, stream: StreamSocket) -> outcome.Outcome[Any] | None:
         """Call ``on_open``; what it raises counts as the handler's."""
@@ -364,8 +456,14 @@ class Server(Generic[T]):
         result = outcome.capture(self._settings.on_open, stream)
         return result if isinstance(result, outcome.Error) else None
 
-    def _end(self, stream: StreamSocket, how: Outcome, counted: bool) -> None:
-        """The connection is closed: count it, and wake who waits for that."""
+    def _end(
+        self,
+        stream: StreamSocket,
+        how: Outcome,
+        counted: bool,
+        rest: stdlib_socket.socket | None,
+    ) -> None:
+        """The connection is closed, or lingers as *rest*: count it."""
         counters = self._counters
         self._connections.discard(stream)
         counters.bytes_received += stream._bytes_received
@@ -377,16 +475,39 @@ class Server(Generic[T]):
             setattr(counters, name, getattr(counters, name) + 1)
         if self._lender is not None:
             self._lender.over(stream)
-        if self._ends and not self._connections:
-            self._ends.unpark_all()
-        if self._freed:
-            self._freed.unpark_all()
+        if rest is None:
+            self._leave(stream)
+        else:
+            self._lingering += 1
+            self._handlers.start_soon(self._linger, stream, rest)
         if self._settings.on_close is not None:
             self._report(outcome.capture(self._settings.on_close, stream, how), stream)
 
+    async def _linger(self, stream: StreamSocket, rest: stdlib_socket.socket) -> None:
+        closed_well = True
+        try:
+            closed_well = await linger(rest)
+        finally:
+            self._counters.close_errors += not closed_well
+            self._lingering -= 1
+            self._leave(stream)
+
+    def _leave(self, stream: StreamSocket) -> None:
+        """Nothing is left of a connection: wake who waits for that."""
+        if self._ends and not (self._connections or self._lingering):
+            self._ends.unpark_all()
+        if self._freed:
+            self._freed.unpark_all()
+        if self._admission is not None:
+            self._admission.leave(stream)
+        if self._gate is not None:
+            self._gate.leave()
+        if self._reserve is not None:
+            self._reserve.refill()
+
     def _report(self, result: outcome.Outcome[Any], stream: StreamSocket) -> None:
         """Deal with what a handler raised, as ``handler_errors`` says."""
-        if not isinstance(result, outcome.Error) or outcome_of(result, stream) == "reset":
+        if not isinstance(result, outcome.Error) or outcome_of(result, stream) in _NOT_TOLD:
             return
         error = result.error
         policy = self._settings.handler_errors

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from sockscope._core.deadlines import check_timeout
 from sockscope._options.values import SocketOptions
+from sockscope._serve.limits import HostNumber, Networks, Overload, check_count, check_rate
 from sockscope._sockets.stream import StreamSocket
 
 ConnectionOptions: TypeAlias = (
@@ -34,6 +35,14 @@ class Settings:
     handshake_timeout: float
     handler_errors: HandlerErrors
     drain_timeout: float
+    overload: Overload
+    max_connections: int | None
+    max_connections_per_host: HostNumber | None
+    accept_rate: float | None
+    allow: Networks | None
+    deny: Networks | None
+    lifetime: float
+    idle_timeout: float
     on_open: Callable[[StreamSocket], None] | None
     on_close: Callable[[StreamSocket, Outcome], None] | None
 
@@ -46,6 +55,14 @@ class Settings:
         """
         check_timeout(self.handshake_timeout, "handshake_timeout")
         check_timeout(self.drain_timeout, "drain_timeout")
+        _check_above_0(self.lifetime, "lifetime")
+        _check_above_0(self.idle_timeout, "idle_timeout")
+        if self.overload not in ("wait", "reject"):
+            raise ValueError(f"overload must be 'wait' or 'reject', not {self.overload!r}")
+        if self.max_connections is not None:
+            check_count(self.max_connections, "max_connections")
+        if self.accept_rate is not None:
+            check_rate(self.accept_rate)
         for name in ("handler", "upgrade", "on_open", "on_close"):
             value = getattr(self, name)
             if value is not None and not callable(value):
@@ -59,3 +76,8 @@ class Settings:
             raise ValueError(
                 f"handler_errors must be 'log', 'raise' or a callable, not {self.handler_errors!r}"
             )
+
+
+def _check_above_0(seconds: float, argument: str) -> None:
+    if not check_timeout(seconds, argument):
+        raise ValueError(f"{argument} must be above 0 seconds: no connection would live")

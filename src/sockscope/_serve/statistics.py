@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sockscope._addresses.values import Address
+from sockscope._sockets.passive import PassiveSocket
+from sockscope._sockets.stream import StreamSocket
 
 
 class ListenerStatistics(NamedTuple):
@@ -85,3 +87,41 @@ class Counters:
     drained: int = 0
     cut: int = 0
     possibly_lost: int = 0
+
+    def refuse(self, argument: str, number: int = 1) -> None:
+        """So many connections were refused because of *argument*."""
+        self.refused[argument] = self.refused.get(argument, 0) + number
+
+
+def take_snapshot(
+    counters: Counters,
+    connections: Collection[StreamSocket],
+    lingering: int,
+    passives: Iterable[PassiveSocket],
+) -> ServerStatistics:
+    """The figures of now, the kernel's among them."""
+    live = [stream.statistics() for stream in connections]
+    return ServerStatistics(
+        accepted=counters.accepted,
+        active=len(connections),
+        finished=counters.finished,
+        handler_errors=counters.handler_errors,
+        timed_out=counters.timed_out,
+        resets=counters.resets,
+        refused=dict(counters.refused),
+        option_failures=counters.option_failures,
+        upgrade_failures=dict(counters.upgrade_failures),
+        bytes_received=counters.bytes_received + sum(s.bytes_received for s in live),
+        bytes_sent=counters.bytes_sent + sum(s.bytes_sent for s in live),
+        shortages=counters.shortages,
+        close_errors=counters.close_errors,
+        drained=counters.drained,
+        cut=counters.cut,
+        lingering=lingering,
+        possibly_lost=counters.possibly_lost,
+        listeners=tuple(
+            ListenerStatistics(passive.address, *passive.statistics()[1:])
+            for passive in passives
+            if passive.is_open
+        ),
+    )

@@ -275,6 +275,10 @@ class BaseSocket:
         self._wake()
         return close_quietly(self._sock)
 
+    def _hand_over(self) -> None:
+        """Another process has it as well from now on, with its path if it has one."""
+        self._on_close = None
+
     def _release_path(self) -> None:
         """Remove the local socket's path, if there is one and it is still this socket's."""
         release, self._on_close = self._on_close, None

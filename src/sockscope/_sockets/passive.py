@@ -52,6 +52,8 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
         "_backlog",
         "_for_children",
         "_inherits",
+        "_is_shared",
+        "_is_sole_owner",
         "_kind",
         "_last_plan",
         "_make_child",
@@ -81,6 +83,10 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
         self._plans: dict[SocketOptions, ChildPlan] = {}
         self._last_plan: tuple[SocketOptions, ChildPlan] | None = None
         self._inherits = not adopted
+        # What another process has as well is not ours to turn off: for an adopted socket
+        # that may be so, for one that was handed over it is.
+        self._is_sole_owner = not adopted
+        self._is_shared = False
 
     @property
     def address(self) -> Address:
@@ -254,6 +260,12 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
                 self._plans.clear()
             self._plans[options] = plan
         return plan
+
+    def _hand_over(self) -> None:
+        """Another process has it as well from now on, with its queue and its path."""
+        self._on_close = None
+        self._is_shared = True
+        self._is_sole_owner = False
 
     def _options_changed(self, options: SocketOptions) -> None:
         """Children that wait in the queue carry the old values: trust no inheritance now."""

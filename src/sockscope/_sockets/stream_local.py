@@ -150,7 +150,7 @@ class PassingDescriptors(Receiving, Sending):
         """
         await self.send_fds(_HANDED_OVER, [socket])
         if isinstance(socket, BaseSocket):
-            socket._on_close = None
+            socket._hand_over()
 
     async def receive_socket(self, *, options: SocketOptions | None = None) -> Any:
         """Receive a socket that the peer has handed over by `send_socket`.
