@@ -9,8 +9,8 @@ import socket as stdlib_socket
 import trio
 from trio.lowlevel import checkpoint
 
-from sockscope._addresses.designators import AddressLike, parse_designator
-from sockscope._addresses.resolve import resolve
+from sockscope._addresses.designators import AddressLike, Request, parse_designator
+from sockscope._addresses.resolve import resolve_request
 from sockscope._addresses.values import Address
 from sockscope._core.deadlines import check_timeout, deadline_after
 from sockscope._core.errors import ConnectTimeoutError, SocketError
@@ -95,7 +95,7 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
         Raises:
           ConnectError: the address could not be reached; the stream is closed, for
             a socket whose connect has failed is of no further use.
-          ConnectTimeoutError: it took longer; the stream is closed.
+          ConnectTimeoutError: it took longer; the stream is closed if connecting had begun.
           ResolverError: the name is unknown, or has no address of this family.
           SocketError: the stream is connected already.
           trio.BusyResourceError: another task is connecting it.
@@ -103,6 +103,8 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
         A checkpoint. When cancelled while connecting, the stream is closed.
         Source: connect(2); IOLib's ``connect`` (seed 003).
         """
+        check_timeout(timeout)
+        request = parse_designator(address, argument="address")
         self._check_open()
         if self._peer is not None:
             raise SocketError(
@@ -113,22 +115,20 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
         self._sending = True
         self._trio_waits += 1
         try:
-            with deadline_after(check_timeout(timeout)):
-                await self._connect(address)
+            with deadline_after(timeout):
+                await self._connect(request)
                 return
             raise ConnectTimeoutError(f"not connected to {address} within {timeout} s")
-        except BaseException:
-            self._close()
-            raise
         finally:
             self._trio_waits -= 1
             self._sending = False
 
-    async def _connect(self, designator: AddressLike) -> None:
-        address = parse_designator(designator, argument="address")
-        if not isinstance(address, Address):
+    async def _connect(self, request: Request) -> None:
+        if isinstance(request, Address):
+            address = request
+        else:
             ipv6 = self._sock.family == stdlib_socket.AF_INET6
-            address = (await resolve(designator, ipv6=ipv6))[0]
+            address = (await resolve_request(request, ipv6=ipv6, type="stream"))[0]
         if address.family != self._sock.family:
             raise SocketError(
                 errno.EAFNOSUPPORT, f"cannot connect to {address}: this socket is of another family"
@@ -136,6 +136,12 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
         try:
             await connect_socket(self._sock, address.sockaddr)
         except OSError as exc:
+            if not self.is_open:
+                raise trio.ClosedResourceError("another task closed this stream") from exc
+            self._close()
             raise connect_error(address, [attempt_error(exc, address)]) from exc
+        except BaseException:
+            self._close()
+            raise
         self._peer = address
         self._readable = True
