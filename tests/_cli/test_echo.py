@@ -153,7 +153,9 @@ def test_a_descriptor_that_is_none(capsys):
 )
 def test_activated(tmp_path):
     path = tmp_path / "activated.sock"
-    activate = ["systemd-socket-activate", "-l", str(path), "--fdname=web", *COMMAND]
+    # The environment is not passed on by itself.
+    where = f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}"
+    activate = ["systemd-socket-activate", "-l", str(path), "--fdname=web", "-E", where, *COMMAND]
     with started("echo", "activated:web", command=activate) as process:
         # It says so, and starts the command at the first connection.
         assert "Listening" in read_line(process.stderr)
