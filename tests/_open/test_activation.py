@@ -221,6 +221,8 @@ def test_by_systemds_own_program(tmp_path):
         "systemd-socket-activate",
         *(f"--listen={path}" for path in paths),
         "--fdname=web:admin",
+        # It hands on few variables of its own accord.
+        *(f"--setenv={name}" for name in ("PYTHONPATH",) if name in os.environ),
         sys.executable,
         "-c",
         SERVICE,
