@@ -56,11 +56,13 @@ from sockscope._core.errors import (
     UnknownServiceError,
     UnsupportedOptionError,
 )
+from sockscope._open.activation import activated_sockets
+from sockscope._open.descriptors import socket_from_fd, socket_pair
 from sockscope._open.open import make_socket, open_socket
 from sockscope._open.sockets import ConfigureContext
 from sockscope._open.upgrade import chain
 from sockscope._options.features import Features, features, supports
-from sockscope._options.report import OptionResult
+from sockscope._options.report import OptionResult, Report
 from sockscope._options.value_types import (
     BufferLock,
     DeadPeer,
@@ -74,9 +76,14 @@ from sockscope._options.value_types import (
 )
 from sockscope._options.values import SocketOptions
 from sockscope._serve.accept_connection import accept_connection
+from sockscope._serve.datagram_server import DatagramServer, DatagramServerStatistics
+from sockscope._serve.datagram_session import DatagramSession
+from sockscope._serve.datagrams import serve_datagrams
 from sockscope._serve.serve import serve, serve_passive
 from sockscope._serve.server import Server, current_server
 from sockscope._serve.statistics import ListenerStatistics, ServerStatistics
+from sockscope._sockets.datagram import DatagramSocket
+from sockscope._sockets.datagram_types import Datagram, DatagramSocketStatistics
 from sockscope._sockets.passive import PassiveSocket, PassiveStatistics
 from sockscope._sockets.stream import StreamSocket
 from sockscope._sockets.stream_state import StreamStatistics
@@ -91,6 +98,12 @@ __all__ = [
     "ConfigureContext",
     "ConnectError",
     "ConnectTimeoutError",
+    "Datagram",
+    "DatagramServer",
+    "DatagramServerStatistics",
+    "DatagramSession",
+    "DatagramSocket",
+    "DatagramSocketStatistics",
     "DeadPeer",
     "Features",
     "HandshakeError",
@@ -114,6 +127,7 @@ __all__ = [
     "PeerCredentials",
     "Protocol",
     "ReceiveTimeoutError",
+    "Report",
     "ResolverError",
     "SendTimeoutError",
     "Server",
@@ -135,6 +149,7 @@ __all__ = [
     "UnknownServiceError",
     "UnsupportedOptionError",
     "accept_connection",
+    "activated_sockets",
     "chain",
     "current_server",
     "features",
@@ -150,7 +165,10 @@ __all__ = [
     "open_socket",
     "resolve",
     "serve",
+    "serve_datagrams",
     "serve_passive",
+    "socket_from_fd",
+    "socket_pair",
     "supports",
     "tls_upgrade",
 ]

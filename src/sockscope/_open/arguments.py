@@ -12,6 +12,7 @@ from sockscope._addresses.values import Address
 from sockscope._core.deadlines import check_timeout
 from sockscope._open.active import ActiveRequest
 from sockscope._open.adopted import is_ready
+from sockscope._open.datagram import DatagramRequest
 from sockscope._open.passive import PassiveRequest, check_backlog
 from sockscope._open.sockets import Configure
 from sockscope._options.defaults import NO_OPTIONS
@@ -198,6 +199,22 @@ class OpenArguments:
             group=self.group,
             replace_stale=self.replace_stale,
             happy_eyeballs_delay=self.happy_eyeballs_delay,
+        )
+
+    def datagram(self) -> DatagramRequest:
+        """These arguments, for a datagram socket."""
+        remote, local = self.ends
+        return DatagramRequest(
+            remote=remote,
+            local=local,
+            family=self.family,
+            ipv6=self.ipv6,
+            options=check_options(self.options),
+            configure=self.configure,
+            mode=self.mode,
+            owner=self.owner,
+            group=self.group,
+            replace_stale=self.replace_stale,
         )
 
     def passive(self) -> PassiveRequest:

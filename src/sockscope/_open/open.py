@@ -13,10 +13,12 @@ from sockscope._core.deadlines import deadline_after
 from sockscope._core.errors import ConnectTimeoutError, HandshakeTimeoutError, SocketTimeoutError
 from sockscope._open.active import open_active
 from sockscope._open.arguments import OpenArguments
+from sockscope._open.datagram import open_datagram
 from sockscope._open.passive import open_passive
 from sockscope._open.sockets import Configure
-from sockscope._open.upgrade import close_after, run_upgrade
+from sockscope._open.upgrade import OurSocket, close_after, run_upgrade
 from sockscope._options.values import SocketOptions
+from sockscope._sockets.datagram import DatagramSocket
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
 
@@ -41,6 +43,16 @@ class _ActiveArguments(_CommonArguments, total=False):
 
     local: AddressLike | None
     happy_eyeballs_delay: float
+
+
+class _DatagramArguments(_CommonArguments, total=False):
+    """And those of a datagram socket."""
+
+    local: AddressLike | None
+    mode: int | None
+    owner: int | str | None
+    group: int | str | None
+    replace_stale: bool
 
 
 class _PassiveArguments(_CommonArguments, total=False):
@@ -80,14 +92,21 @@ async def make_socket(
     local: AddressLike,
     **arguments: Unpack[_PassiveArguments],
 ) -> PassiveSocket: ...
+@overload
+async def make_socket(
+    remote: AddressLike | None = None,
+    *,
+    type: Literal["datagram"],
+    **arguments: Unpack[_DatagramArguments],
+) -> DatagramSocket: ...
 async def make_socket(remote: AddressLike | None = None, **arguments: Any) -> Any:
     """Make a socket, of which the caller is the owner; see `open_socket`.
 
     Args:
       remote: the address designator to connect to; of a name all addresses are tried,
         as Happy Eyeballs does (RFC 8305). None is a socket to be connected later.
-      type: ``"stream"``; ``"seqpacket"`` for a local socket that keeps the boundaries
-        of its messages.
+      type: ``"stream"``; ``"datagram"``, which is connected only if there is a *remote*;
+        ``"seqpacket"`` for a local socket that keeps the boundaries of its messages.
       connect: ``"active"``, or ``"passive"`` for a socket that takes connections.
       family: ``"internet"`` or ``"local"`` for a socket without a remote.
       local: the address designator to bind to; needed by a passive socket. A host of
@@ -158,6 +177,13 @@ def open_socket(
     local: AddressLike,
     **arguments: Unpack[_PassiveArguments],
 ) -> AbstractAsyncContextManager[PassiveSocket]: ...
+@overload
+def open_socket(
+    remote: AddressLike | None = None,
+    *,
+    type: Literal["datagram"],
+    **arguments: Unpack[_DatagramArguments],
+) -> AbstractAsyncContextManager[DatagramSocket]: ...
 def open_socket(remote: AddressLike | None = None, **arguments: Any) -> Any:
     """Open a socket that lives as long as the block: ``async with open_socket(...) as stream:``.
 
@@ -203,16 +229,19 @@ class _OpenScope(AbstractAsyncContextManager[Any]):
         await close_after(self._opened, self._result, failed=exc is not None)
 
 
-async def _open(arguments: OpenArguments) -> tuple[StreamSocket | PassiveSocket, Any]:
+async def _open(arguments: OpenArguments) -> tuple[OurSocket, Any]:
     """The socket, and what the upgrade made of it."""
-    if arguments.connect == "passive":
-        with deadline_after(arguments.timeout):
-            passive = await open_passive(arguments.passive())
-            return passive, passive
-        raise SocketTimeoutError(
-            f"cannot listen on {arguments.local}: not opened within {arguments.timeout} s"
-        )
-    return await _open_active(arguments)
+    if arguments.connect == "active" and arguments.type != "datagram":
+        return await _open_active(arguments)
+    opened: OurSocket
+    with deadline_after(arguments.timeout):
+        if arguments.connect == "passive":
+            opened = await open_passive(arguments.passive())
+        else:
+            opened = await open_datagram(arguments.datagram())
+        return opened, opened
+    where = arguments.remote if arguments.local is None else arguments.local
+    raise SocketTimeoutError(f"cannot open {where}: not done within {arguments.timeout} s")
 
 
 async def _open_active(arguments: OpenArguments) -> tuple[StreamSocket, Any]:

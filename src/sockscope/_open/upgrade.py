@@ -7,9 +7,11 @@ from typing import Any
 
 import trio
 
+from sockscope._sockets.datagram import DatagramSocket
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
 
+OurSocket = StreamSocket | PassiveSocket | DatagramSocket
 Upgrade = Callable[[Any], Awaitable[Any]]
 
 
@@ -46,7 +48,7 @@ async def run_upgrade(stream: StreamSocket, upgrade: Upgrade) -> Any:
 
 
 async def close_after(
-    opened: StreamSocket | PassiveSocket, result: object, *, failed: bool
+    opened: OurSocket, result: object, *, failed: bool
 ) -> None:
     """Close what an upgrade gave and the socket below it, when a block has ended.
 
@@ -64,7 +66,7 @@ async def close_after(
         await _close_both(opened, result)
 
 
-async def _close_both(opened: StreamSocket | PassiveSocket, result: object) -> None:
+async def _close_both(opened: OurSocket, result: object) -> None:
     aclose = None if result is opened else getattr(result, "aclose", None)
     try:
         if aclose is not None:
