@@ -216,16 +216,23 @@ async def test_the_second_signal_ends():
     assert code == 130
 
 
-async def test_a_peer_that_does_not_end_gets_little_time(autojump_clock, monkeypatch):
-    stop = Stop()
+@pytest.fixture
+def no_input(monkeypatch):
+    """The null device in the place of the input."""
     with open(os.devnull, "rb") as nothing:
         monkeypatch.setattr(connect, "_INPUT", nothing.fileno())
-        async with open_loopback_pair() as (stream, peer), trio.open_nursery() as nursery:
-            source = connect.Input(lambda count: None)
-            nursery.start_soon(connect._exchange, stream, stop, source)
-            assert await peer.receive_some() == b""
-            began = trio.current_time()
-            stop._ask(signal.SIGINT)
+        yield
+
+
+@pytest.mark.usefixtures("no_input")
+async def test_a_peer_that_does_not_end_gets_little_time(autojump_clock):
+    stop = Stop()
+    async with open_loopback_pair() as (stream, peer), trio.open_nursery() as nursery:
+        source = connect.Input(lambda count: None)
+        nursery.start_soon(connect._exchange, stream, stop, source)
+        assert await peer.receive_some() == b""
+        began = trio.current_time()
+        stop._ask(signal.SIGINT)
     assert trio.current_time() - began == pytest.approx(connect._FAREWELL)
 
 
