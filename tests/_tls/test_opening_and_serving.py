@@ -80,6 +80,17 @@ async def test_the_name_that_was_opened_is_checked(certificates) -> None:
         assert next(iter(figures.upgrade_failures)).endswith("ALERT_BAD_CERTIFICATE")
 
 
+async def test_a_literal_address_is_told_once(certificates) -> None:
+    upgrade = tls_upgrade(certificates.server_context(certificate=certificates.issue("a.example")))
+    async with serve_passive(LOOPBACK, echo, upgrade=upgrade) as server:
+        with pytest.raises(HandshakeError) as caught:
+            async with open_socket(
+                server.addresses[0], upgrade=tls_upgrade(certificates.client_context())
+            ):
+                raise AssertionError("never opened")
+        assert f"with server {server.addresses[0]}): " in str(caught.value)
+
+
 async def test_a_stream_of_one_s_own(certificates) -> None:
     async with serve_passive(
         LOOPBACK, echo, upgrade=tls_upgrade(certificates.server_context())

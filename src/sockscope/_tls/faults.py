@@ -33,9 +33,11 @@ def peer_in_words(transport: trio.abc.Stream, server_hostname: str | None) -> st
             address = _printed(below.socket.getpeername())
         except (AttributeError, OSError):
             address = None
-    if not server_hostname:
-        return str(address) if address else "the peer"
-    return f"{server_hostname} ({address})" if address else server_hostname
+    if not address:
+        return server_hostname or "the peer"
+    # A literal address that was opened need not be told twice.
+    named = server_hostname and server_hostname not in str(address)
+    return f"{server_hostname} ({address})" if named else str(address)
 
 
 def _printed(name: Any) -> str:
