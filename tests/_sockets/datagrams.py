@@ -69,5 +69,5 @@ async def drain(sock):
 async def soon(condition):
     """Wait for what comes by itself, such as an ICMP message; not for long."""
     with trio.fail_after(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # the kernel sets no event
             await trio.sleep(0.001)

@@ -20,8 +20,7 @@ from sockscope._core.errors import (
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.datagram_types import Datagram
 from sockscope.testing import ScriptedResolver, cancel_everywhere
-
-from .datagrams import INTERNET, LOOPBACK, closed_port, make, opened, pair
+from tests._sockets.datagrams import INTERNET, LOOPBACK, closed_port, make, opened, pair
 
 KINDS = [*INTERNET, "local"]
 

@@ -16,8 +16,7 @@ from sockscope._options.features import supports
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.message_vector import HAS_SENDMMSG
 from sockscope.testing import ScriptedResolver
-
-from .datagrams import BIG, INTERNET, LOOPBACK, closed_port, drain, opened, pair
+from tests._sockets.datagrams import BIG, INTERNET, LOOPBACK, closed_port, drain, opened, pair
 
 needs_trains = pytest.mark.skipif(
     not (supports("gso") and supports("gro")), reason="this kernel neither cuts nor joins trains"

@@ -82,7 +82,7 @@ class DatagramServer:
         self._sockets = tuple(sockets)
         self._settings = settings
         self._nursery: trio.Nursery | None = None
-        self._receivers = trio.CancelScope()
+        self._receivers = {socket: trio.CancelScope() for socket in sockets}
         self._queue: collections.deque[tuple[Datagram, DatagramSocket]] = collections.deque()
         # By socket and peer, the one that has been silent for longest first.
         self._sessions: collections.OrderedDict[tuple[DatagramSocket, Address], DatagramSession] = (
@@ -172,6 +172,7 @@ class DatagramServer:
     def _start(self, nursery: trio.Nursery) -> None:
         """Begin to receive."""
         self._nursery = nursery
+        self._receiving = len(self._sockets)
         for socket in self._sockets:
             socket._share()
             nursery.start_soon(self._receive_from, socket)
@@ -183,9 +184,8 @@ class DatagramServer:
 
         One socket's fault leaves the others serving; the last one's ends the server.
         """
-        self._receiving += 1
         try:
-            with self._receivers:
+            with self._receivers[socket]:
                 while True:
                     await self._receive_batches(socket)
         except (OSError, trio.ClosedResourceError) as exc:
@@ -347,7 +347,8 @@ class DatagramServer:
     async def _drain(self, timeout: float) -> None:
         """Stop receiving, and let everything that had come be handled, for so long."""
         self._draining = True
-        self._receivers.cancel()
+        for scope in self._receivers.values():
+            scope.cancel()
         self._acceptors.unpark_all()
         with trio.move_on_after(timeout):
             while self._receiving:
