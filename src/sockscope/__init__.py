@@ -55,6 +55,7 @@ from sockscope._core.errors import (
     UnknownProtocolError,
     UnknownServiceError,
     UnsupportedOptionError,
+    WrongSocketError,
 )
 from sockscope._open.activation import activated_sockets
 from sockscope._open.descriptors import socket_from_fd, socket_pair
@@ -148,6 +149,7 @@ __all__ = [
     "UnknownProtocolError",
     "UnknownServiceError",
     "UnsupportedOptionError",
+    "WrongSocketError",
     "accept_connection",
     "activated_sockets",
     "chain",

@@ -20,8 +20,8 @@ What holds it together:
   a shortage of descriptors made us miss would never come again.
 - The descriptor lives as long as some stream is registered, and its task with it.
 
-``SOCKSCOPE_ENGINE=trio`` in the environment turns it off; systems without epoll never
-have it.
+``SOCKSCOPE_ENGINE=trio`` in the environment turns it off, ``SOCKSCOPE_ENGINE=epoll`` has
+every stream wait in it; systems without epoll never have it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ _WEIGHT: Final = 1 / 16
 # A wait that failed for want of kernel memory is tried again after so many seconds.
 _PAUSE: Final = 0.005
 
-ENABLED: Final = hasattr(select, "epoll") and os.environ.get("SOCKSCOPE_ENGINE", "") != "trio"
+_CHOICE: Final = os.environ.get("SOCKSCOPE_ENGINE", "")
+ENABLED: Final = hasattr(select, "epoll") and _CHOICE != "trio"
+_ALWAYS: Final = _CHOICE == "epoll"
 
 
 def _mask(*names: str) -> int:
@@ -92,6 +94,8 @@ class Engine:
 
     def is_worth_it(self) -> bool:
         """Whether the next wait had better be here."""
+        if _ALWAYS:
+            return True
         if self.sleepers < _FEW:
             return False
         if self._events_per_wake >= _WORTH_IT:
