@@ -27,6 +27,7 @@ from sockscope._core.errors import (
 from sockscope._options.defaults import NO_OPTIONS
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.base import BaseSocket
+from sockscope._sockets.ending import reset_on_close
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
 
@@ -59,8 +60,19 @@ class _CustomSocket(BaseSocket):
 class CustomStreamSocket(_CustomSocket, StreamSocket):
     """A `StreamSocket` over a custom factory's socket."""
 
+    async def aclose(self) -> None:
+        """See `StreamSocket.aclose`; its close is not the kernel's, and does not block."""
+        self._close()
+        await checkpoint()
+
+    def abort(self) -> None:
+        """See `StreamSocket.abort`."""
+        if self.is_open:
+            reset_on_close(self._sock)
+            self._close()
+
     def _linger_seconds(self) -> int:
-        return 0  # its close is not the kernel's, and does not block
+        return 0
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """See `StreamSocket.receive_some`."""
