@@ -234,6 +234,19 @@ class TestFaults:
         # One line at its start, not one a try.
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
 
+    async def test_an_error_that_will_not_pass_ends_it(self, monkeypatch):
+        async def broken(self, *arguments, **details):
+            raise SocketError(errno.EIO, "broken")
+
+        async def use():
+            async with serve_datagrams(ANY, echo):
+                await trio.sleep_forever()
+
+        monkeypatch.setattr(DatagramSocket, "receive_many", broken)
+        with pytest.raises(ExceptionGroup) as info:
+            await use()
+        assert info.group_contains(SocketError, match="broken")
+
     async def test_the_last_sockets_fault_ends_it(self, caplog):
         async def use():
             async with serve_datagrams([ANY, ("127.0.0.2", 0)], echo) as server:
@@ -332,6 +345,14 @@ class TestEnding:
                 assert info.group_contains(KeyError)
         assert scope.cancelled_caught == cancel
         assert not servers[0].sockets[0].is_open
+
+    async def test_the_last_look_ends_however_fast_peers_send(self, monkeypatch):
+        monkeypatch.setattr("sockscope._serve.datagram_server._LAST_DATAGRAMS", 3)
+        async with serve_datagrams(ANY, echo, max_queue=3) as server:
+            with stdlib_socket.socket(stdlib_socket.AF_INET, stdlib_socket.SOCK_DGRAM) as plain:
+                for _ in range(9):
+                    plain.sendto(b"x", server.addresses[0].sockaddr)
+        assert server.statistics().handled == 3
 
     async def test_errors_in_the_last_look_are_counted(self, monkeypatch):
         real, failures = DatagramSocket.receive_many, [errno.ECONNREFUSED]
@@ -619,6 +640,21 @@ class TestSessions:
         with pytest.raises(trio.ClosedResourceError):
             await session.receive()
         assert accounted(server)
+
+    async def test_one_that_is_closed_while_it_sends(self, monkeypatch):
+        async with serve_datagrams(ANY) as server, client_of(server) as client:
+            await client.send_to(b"1")
+            session = await server.accept()
+            real = DatagramSocket.reply
+
+            async def reply(self, *arguments):
+                await session.aclose()
+                return await real(self, *arguments)
+
+            monkeypatch.setattr(DatagramSocket, "reply", reply)
+            await session.send(b"last words")
+            assert (await client.receive_from()).data == b"last words"
+            assert server.statistics().active == 0
 
     async def test_a_refused_answer_is_no_end(self):
         options = SocketOptions(receive_errors=True)

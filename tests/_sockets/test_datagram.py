@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import socket as stdlib_socket
 from ipaddress import IPv4Address, IPv6Address
@@ -20,7 +22,7 @@ from sockscope._core.errors import (
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.datagram_types import Datagram
 from sockscope.testing import ScriptedResolver, cancel_everywhere
-from tests._sockets.datagrams import INTERNET, LOOPBACK, closed_port, make, opened, pair
+from tests._sockets.datagrams import INTERNET, LOOPBACK, closed_port, make, needs_ipv6, opened, pair
 
 KINDS = [*INTERNET, "local"]
 
@@ -139,6 +141,17 @@ async def test_the_names_that_are_known_are_not_kept_for_ever(monkeypatch):
         assert len(receiver._senders) <= 2
 
 
+@needs_ipv6
+async def test_a_dual_stack_socket_takes_names_of_either_family():
+    resolver = ScriptedResolver({"four.test": ["127.0.0.1"], "six.test": ["::1"]})
+    async with opened(local=(None, 0)) as sock:
+        port = sock.local_address.port
+        with resolver:
+            for name in ("four.test", "six.test"):
+                await sock.send_to(b"hello", (name, port))
+                assert (await sock.receive_from()).data == b"hello"
+
+
 class TestDefaultAddress:
     async def test_sends_without_filtering(self):
         async with pair() as (receiver, sender), opened(local=LOOPBACK["ipv4"]) as stranger:
@@ -221,6 +234,27 @@ class TestConnected:
         async with opened(local=("127.0.0.1", port), remote=closed_port()) as sock:
             sock.disconnect()
             assert sock.local_address.port == port
+
+    async def test_what_disconnecting_met_with_is_said(self):
+        async with opened(remote=closed_port()) as sock:
+            read, write = os.pipe()
+            try:
+                os.dup2(read, sock.fileno())  # somebody else's descriptor now
+                with pytest.raises(SocketError, match="cannot disconnect from"):
+                    sock.disconnect()
+            finally:
+                os.close(read)
+                os.close(write)
+
+    async def test_macos_says_that_it_has_no_such_family_and_disconnects(self, monkeypatch):
+        def connect(*_):
+            ctypes.set_errno(errno.EAFNOSUPPORT)
+            return -1
+
+        monkeypatch.setattr("sockscope._sockets.disconnect._connect", connect)
+        async with opened(remote=closed_port()) as sock:
+            sock.disconnect()
+            assert sock.remote_address is None
 
     async def test_may_be_connected_elsewhere(self):
         async with pair() as (first, second), opened(remote=first.local_address) as sock:

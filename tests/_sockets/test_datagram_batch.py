@@ -74,7 +74,7 @@ def test_every_datagram_arrives_whole(family, trains, plan, counts, single):
     """Runs of (size, how many, to the second?, size of one more) through send_many."""
 
     async def main():
-        options = BIG if trains else BIG | SocketOptions(gro=False)
+        options = BIG | SocketOptions(gro=trains)
         async with (
             pair(family, options=options, sender_options=BIG) as (first, sender),
             opened(local=LOOPBACK[family], options=options) as second,
@@ -199,6 +199,15 @@ class TestTrains:
             assert await theirs.recv(65535) == payload(0, 100)
             assert len(await drain(receiver)) == 39
             assert receiver.get_option("gro") is False
+
+    async def test_of_an_endless_flood_some_is_left(self, monkeypatch):
+        monkeypatch.setattr("sockscope._sockets.datagram._MOST_LEFT_OVER", 1)
+        async with pair(options=BIG) as (receiver, sender):
+            await receiver.receive_many(max_wait=0)
+            for _ in range(2):
+                await sender.send_many([(payload(0, 100), receiver.local_address)] * 20)
+            receiver.socket  # noqa: B018  # asking for it is what matters
+            assert len(receiver._pending) == 20
 
     async def test_nor_who_takes_the_descriptor(self):
         async with pair(options=BIG) as (receiver, sender):

@@ -175,6 +175,21 @@ class TestRefused:
                 assert await calm() < 10
                 nursery.cancel_scope.cancel()
 
+    async def test_an_error_that_the_socket_no_longer_knows_of_is_found(self):
+        async with opened(local=LOOPBACK["ipv4"], options=HEAR) as sock:
+            await sock.send_to(b"hello", closed_port())
+            # Whoever reads SO_ERROR clears it; the error queue still has its entry.
+            sock._sock.getsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_ERROR)
+            with pytest.raises(ConnectionRefusedError):
+                await sock.receive_from()
+
+    async def test_a_false_alarm_is_waited_over(self, tmp_path):
+        for kind in ("ipv4", "local"):
+            async with pair(kind, tmp_path=tmp_path) as (receiver, sender):
+                await sender.send_to(b"hello", receiver.local_address)
+                receiver._sock = Spy(receiver._sock, recvfrom=[errno.EAGAIN] * 3)
+                assert (await receiver.receive_from()).data == b"hello"
+
     async def test_an_error_of_our_own_is_taken_out_of_the_queue(self):
         # With "don't fragment" a datagram that is too long leaves an entry, too.
         options = HEAR | SocketOptions(mtu_discovery=PathMTUDiscovery.DO)
@@ -210,6 +225,14 @@ class TestRefused:
                     await sock.send_to(b"hello")
             with pytest.raises(FileNotFoundError):
                 await sock.send_to(b"hello", tmp_path / "receiver")
+
+    async def test_a_local_peer_that_has_other_plans(self, tmp_path):
+        async with pair("local", tmp_path=tmp_path) as (peer, sock):
+            await sock.connect(peer.local_address)
+            sock._sock = Spy(sock._sock, recvfrom=[errno.ECONNRESET])
+            with pytest.raises(ConnectionResetError) as info:
+                await sock.receive_from()
+            assert info.value.address == peer.local_address
 
     async def test_errors_that_nobody_receives_do_not_pile_up(self):
         async with opened(remote=closed_port()) as sock:
@@ -515,8 +538,8 @@ class TestReports:
             assert (await receiver.receive_from()).timestamp is not None
 
     async def test_descriptors_that_come_uncalled_are_closed(self, tmp_path):
-        options = SocketOptions(timestamps=True, pass_credentials=True)
-        async with opened(local=tmp_path / "receiver", options=options) as receiver:
+        async with opened(local=tmp_path / "receiver") as receiver:
+            receiver.socket  # noqa: B018  # there is room for every control message now
             with stdlib_socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_DGRAM) as plain:
                 before = set(os.listdir("/proc/self/fd"))
                 rights = (stdlib_socket.SOL_SOCKET, stdlib_socket.SCM_RIGHTS, struct.pack("i", 0))

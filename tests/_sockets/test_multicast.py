@@ -103,6 +103,15 @@ async def test_what_the_system_refuses_says_why():
             sock.leave_group("239.78.2.1", interface="lo", source="127.0.0.9")
 
 
+async def test_what_others_joined_on_the_descriptor_can_be_left():
+    async with opened(local=("0.0.0.0", 0)) as sock:
+        membership = multicast.parse_membership("239.78.2.1", "lo", None)
+        multicast.join(sock._sock, membership)
+        sock.leave_group("239.78.2.1", interface="lo")
+        with pytest.raises(SocketError):
+            sock.leave_group("239.78.2.1", interface="lo")
+
+
 async def test_of_several_interfaces_one_must_be_named(monkeypatch):
     async with opened(local=("0.0.0.0", 0)) as sock:
         sock.join_group("239.78.2.1", interface="lo")

@@ -108,14 +108,14 @@ async def open_every_address(request: DatagramRequest) -> list[DatagramSocket]:
     if _is_wildcard(request.local):
         return [await _open_first(request, local)]
     tries = _PORT_TRIES if len(local) > 1 and _any_port(local[0]) else 1
-    for remaining in reversed(range(tries)):
+    for _ in range(tries - 1):
         try:
             return await _open_all(request, local)
         except SocketError as exc:
             # The port that the kernel chose on the first is taken on another.
-            if exc.errno != errno.EADDRINUSE or not remaining:
+            if exc.errno != errno.EADDRINUSE:
                 raise
-    raise AssertionError  # the last try has returned or raised
+    return await _open_all(request, local)
 
 
 async def _adopt(

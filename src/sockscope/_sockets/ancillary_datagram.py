@@ -21,7 +21,7 @@ import os
 import socket as stdlib_socket
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
@@ -89,10 +89,9 @@ def _packet_info4(reports: Reports, data: bytes) -> None:
 
 
 def _packet_info6(reports: Reports, data: bytes) -> None:
+    # For a mapped peer IP_PKTINFO follows, and says more.
     raw, interface = _PKTINFO6.unpack(data)
     destination = _ipv6(raw)
-    if destination.ipv4_mapped is not None and reports.destination is not None:
-        return  # IP_PKTINFO has said more
     reports.interface = interface
     reports.destination = destination.ipv4_mapped or destination
     reports.is_shared = destination.is_multicast
@@ -139,7 +138,7 @@ def _close_descriptors(_: Reports, data: bytes) -> None:
         os.close(descriptor)
 
 
-def _readers() -> Iterator[tuple[tuple[int, int], Callable[[Reports, bytes], None]]]:
+def _readers() -> dict[tuple[int, int], Callable[[Reports, bytes], None]]:
     """A reader for each control message that this system has."""
     rows: list[tuple[int, str, int, Callable[[Reports, bytes], None]]] = [
         (IP, "IP_PKTINFO", 8, _packet_info4),
@@ -154,16 +153,13 @@ def _readers() -> Iterator[tuple[tuple[int, int], Callable[[Reports, bytes], Non
         (_SOL, "SO_RXQ_OVFL", 40, _dropped),
         (UDP, "UDP_GRO", 104, _segment),
         (_SOL, "SCM_RIGHTS", 1, _close_descriptors),
+        (_SOL, "SCM_PIDFD", 4, _close_descriptors),
     ]
-    for level, constant, linux, reader in rows:
-        number = number_of(constant, linux)
-        if number is not None:
-            yield (level, number), reader
-    if sys.platform == "linux":
-        yield (_SOL, 4), _close_descriptors  # SCM_PIDFD has no other name
+    numbered = ((level, number_of(name, linux), reader) for level, name, linux, reader in rows)
+    return {(level, number): reader for level, number, reader in numbered if number is not None}
 
 
-_READERS: Final = dict(_readers())
+_READERS: Final = _readers()
 
 
 def read_control_messages(messages: Iterable[tuple[int, int, bytes]]) -> Reports:

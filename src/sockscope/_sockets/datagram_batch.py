@@ -141,7 +141,7 @@ class BatchSending(Sending):
         """How many more datagrams may follow one of *size* bytes."""
         if not 0 < size <= self._largest_segment or not self._cuts:
             return 0
-        return min(self._most_segments, _LONGEST_TRAIN // size) - 1
+        return max(0, min(self._most_segments, _LONGEST_TRAIN // size) - 1)
 
     @property
     def _cuts(self) -> bool:

@@ -251,13 +251,13 @@ class DatagramState(BaseSocket):
             await checkpoint()
             return request
         # A dual-stack socket reaches both; others one.
-        ipv6: bool | None = self._family == AF_INET6
-        if (
-            ipv6
-            and self._sock.getsockopt(stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY) == 0
-        ):
-            ipv6 = None
+        ipv6 = None if self._is_dual_stack() else self._family == AF_INET6
         return (await resolve(designator, ipv6=ipv6, type="datagram"))[0]
+
+    def _is_dual_stack(self) -> bool:
+        return self._family == AF_INET6 and not self._sock.getsockopt(
+            stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY
+        )
 
     async def _look_up_target(self, designator: AddressLike) -> Any:
         """The sockaddr of a name, which is then remembered: it is looked up once."""
@@ -289,11 +289,8 @@ class DatagramState(BaseSocket):
     def _remembered(self, designator: AddressLike) -> Any:
         try:
             return self._targets[designator]
-        except KeyError:
-            pass
-        except TypeError:
-            parse_designator(designator, argument="address")  # says what is wrong with it
-            raise
+        except (KeyError, TypeError):
+            pass  # it is new, or no designator at all
         request = parse_designator(designator, argument="address")
         if not isinstance(request, Address):
             return UNKNOWN

@@ -34,17 +34,9 @@ _IS_KNOWN_LAYOUT: Final = (
 )
 
 
-def _find_sendmmsg() -> Any:
-    """The C library's function, or None where it or its layout is unknown."""
-    if not _IS_KNOWN_LAYOUT:
-        return None
-    function = getattr(ctypes.CDLL(None, use_errno=True), "sendmmsg", None)
-    if function is not None:
-        function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int]
-    return function
-
-
-_sendmmsg: Final = _find_sendmmsg()
+_sendmmsg: Final[Any] = (
+    getattr(ctypes.CDLL(None, use_errno=True), "sendmmsg", None) if _IS_KNOWN_LAYOUT else None
+)
 #: Whether this system has it.
 HAS_SENDMMSG: Final = _sendmmsg is not None
 
@@ -62,7 +54,7 @@ class MessageVector:
         self._family = family
         self._headers = array("Q", bytes(8 * _WORDS * MOST_MESSAGES))
         self._vectors = array("Q", bytes(16 * MOST_MESSAGES))
-        self._headers_at = self._headers.buffer_info()[0]
+        self._headers_at = ctypes.c_void_p(self._headers.buffer_info()[0])
         vectors_at = self._vectors.buffer_info()[0]
         length = 16 if family == stdlib_socket.AF_INET else 28
         for index in range(MOST_MESSAGES):
