@@ -22,6 +22,8 @@ class Loan(Generic[T]):
         self.connection = connection
         self._result: outcome.Outcome[Any] = outcome.Value(None)
         self._returned = trio.Event()
+        # Its lifetime has ended, or its server, before or while somebody had it.
+        self.is_over = False
 
     def give_back(self, result: outcome.Outcome[Any]) -> None:
         """The borrower is done, with this result."""
@@ -30,7 +32,11 @@ class Loan(Generic[T]):
 
     async def result(self) -> outcome.Outcome[Any]:
         """Wait until it is given back."""
-        await self._returned.wait()
+        try:
+            await self._returned.wait()
+        except BaseException:
+            self.is_over = True
+            raise
         return self._result
 
 
@@ -98,7 +104,9 @@ class Lender(Generic[T]):
         self._borrowers += 1
         self._changed.unpark_all()
         try:
-            return await self._ready_out.receive()
+            while (loan := await self._ready_out.receive()).is_over:
+                pass
+            return loan
         except trio.EndOfChannel:
             raise trio.ClosedResourceError("the server drains and accepts no more") from None
         finally:
@@ -112,7 +120,9 @@ class Lender(Generic[T]):
           trio.ClosedResourceError: as `borrow`.
         """
         try:
-            return self._ready_out.receive_nowait()
+            while (loan := self._ready_out.receive_nowait()).is_over:
+                pass
+            return loan
         except trio.EndOfChannel:
             raise trio.ClosedResourceError("the server drains and accepts no more") from None
 
