@@ -36,7 +36,7 @@ async def resolve(
     designator: AddressLike,
     *,
     ipv6: bool | None = None,
-    type: SocketKind = "stream",  # noqa: A002 - DESIGN.md's name, as everywhere in sockets
+    type: SocketKind = "stream",
     passive: bool = False,
 ) -> list[Address]:
     """Find the addresses that a designator stands for.
@@ -77,7 +77,7 @@ async def resolve_request(
     request: Request,
     *,
     ipv6: bool | None = None,
-    type: SocketKind = "stream",  # noqa: A002 - as resolve() has it
+    type: SocketKind = "stream",
 ) -> list[Address]:
     """`resolve` for a designator that has been parsed."""
     family = family_for(ipv6)

@@ -31,7 +31,7 @@ class ChildPlan:
 
     __slots__ = ("_actions", "_calls", "_explicit", "_kind")
 
-    def __init__(self, options: SocketOptions, *, family: int, type: int) -> None:  # noqa: A002
+    def __init__(self, options: SocketOptions, *, family: int, type: int) -> None:
         self._kind = kinds.kind_of(family, type)
         self._actions = actions_for(options, self._kind, "child")
         self._calls: Sequence[_Call] | None = None

@@ -31,7 +31,7 @@ def _defaults(kind: str, role: Role) -> SocketOptions:
     return values.replace(reuse_address=True)
 
 
-def default_options(*, family: int, type: int, role: Role) -> SocketOptions:  # noqa: A002
+def default_options(*, family: int, type: int, role: Role) -> SocketOptions:
     """What a socket gets without being asked for it.
 
     TCP streams: no delay for small segments, and at most 16 KiB unsent in the kernel; it is
@@ -59,7 +59,7 @@ def with_defaults(
     options: SocketOptions,
     *,
     family: int,
-    type: int,  # noqa: A002
+    type: int,
     role: Role,
 ) -> SocketOptions:
     """*options* over `default_options`: whatever is stated wins, and is required."""

@@ -52,7 +52,7 @@ DESCRIPTIONS: dict[str, str] = {
 }
 
 
-def kind_of(family: int, type: int) -> str:  # noqa: A002  # socket(2)'s own word
+def kind_of(family: int, type: int) -> str:  # socket(2)'s own word
     """The kind of a socket of *family* and *type*."""
     return _KINDS.get((family, type), OTHER)
 

@@ -257,7 +257,7 @@ def _compile(options: Stated, kind: str, role: Role) -> Plan:
     return Plan(actions_for(options, kind, role), kind, role)
 
 
-def compile_plan(options: Stated, *, family: int, type: int, role: Role) -> Plan:  # noqa: A002
+def compile_plan(options: Stated, *, family: int, type: int, role: Role) -> Plan:
     """How to bring *options* onto sockets of *family* and *type*.
 
     It raises nothing: what is wrong is raised when the plan is applied. Plans are kept,

@@ -63,7 +63,7 @@ class ScriptedResolver(trio.abc.HostnameResolver):
         host: bytes | None,
         port: bytes | str | int | None,
         family: int = 0,
-        type: int = 0,  # noqa: A002  # the standard library's name for it
+        type: int = 0,  # the standard library's name for it
         proto: int = 0,
         flags: int = 0,
     ) -> list[Any]:
