@@ -22,6 +22,7 @@ from sockscope._serve.limits import (
     parse_networks,
 )
 from sockscope.testing import serving
+from tests._serve.waiting import until
 
 LOCALHOST = ("127.0.0.1", 0)
 
@@ -29,6 +30,10 @@ LOCALHOST = ("127.0.0.1", 0)
 async def echo(stream):
     async for data in stream:
         await stream.send_all(data)
+
+
+async def stay(stream):
+    await trio.sleep_forever()
 
 
 async def ask(address, **arguments):
@@ -98,8 +103,7 @@ async def test_at_max_connections_others_are_rejected():
             for _ in range(3):
                 assert not await ask(server.addresses[0])
             nursery.cancel_scope.cancel()
-        while server.connections:
-            await trio.sleep(0)
+        await until(lambda: not server.connections)
         assert await ask(server.addresses[0])
     statistics = server.statistics()
     assert statistics.refused == {"max_connections": 3}
@@ -149,7 +153,7 @@ async def test_what_still_waits_for_its_turn_is_cut_by_the_deadline():
         connected = trio.Semaphore(0)
         async with serve_passive(
             LOCALHOST,
-            lambda stream: trio.sleep_forever(),
+            stay,
             max_connections=1,
             drain_timeout=0.05,
             on_close=lambda stream, outcome: outcomes.append(outcome),
@@ -164,7 +168,7 @@ async def test_what_still_waits_for_its_turn_is_cut_by_the_deadline():
     assert server.statistics().accepted == total(server.statistics()) == 3
 
 
-async def test_a_limit_counts_over_all_listeners(autojump_clock):
+async def test_a_limit_counts_over_all_listeners():
     async with serving(
         echo, [LOCALHOST, LOCALHOST], max_connections=1, overload="reject"
     ) as server:
@@ -173,8 +177,7 @@ async def test_a_limit_counts_over_all_listeners(autojump_clock):
             await stream.send_all(b"x")
             await stream.receive_some()
             assert not await ask(two)
-        while server.connections:
-            await trio.sleep(0)
+        await until(lambda: not server.connections)
         assert await ask(two)
 
 
@@ -253,8 +256,7 @@ async def test_connections_per_host():
             assert not await ask(server.addresses[0])
             assert await ask(server.addresses[0], local=("127.0.0.2", 0))
             nursery.cancel_scope.cancel()
-        while server.connections:
-            await trio.sleep(0)
+        await until(lambda: not server.connections)
         assert await ask(server.addresses[0])
     assert server.statistics().refused == {"max_connections_per_host": 1}
 

@@ -10,6 +10,7 @@ import trio
 from sockscope import accept_connection, open_socket, serve_passive
 from sockscope._serve.timers import _FEW, TimedOut, Timers
 from sockscope.testing import serving
+from tests._serve.waiting import until
 
 
 async def echo(stream):
@@ -158,11 +159,9 @@ async def test_one_whose_time_is_up_is_not_handed_out():
                     await trio.sleep_forever()
 
             nursery.start_soon(impatient)
-            while not server.connections:
-                await trio.sleep(0)
+            await until(lambda: server.connections)
             nursery.cancel_scope.cancel()
-        while server.connections:
-            await trio.sleep(0.01)
+        await until(lambda: not server.connections)
         with pytest.raises(trio.WouldBlock):
             async with accept_connection(server, wait=False):
                 pass  # pragma: no cover  # it is over

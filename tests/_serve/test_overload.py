@@ -1,0 +1,228 @@
+"""A server that has run out of descriptors: everybody is served in the end, or reset at once."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import sys
+from contextlib import contextmanager
+
+import pytest
+import trio
+
+from sockscope import open_socket, serve_passive
+from sockscope._serve import overload
+from sockscope._serve.accepting import has_waiting
+from sockscope._serve.overload import Reserve, Shortage
+from sockscope.testing import open_descriptors, open_loopback_listener, serving
+from tests._serve.waiting import until
+
+if sys.platform == "win32":
+    pytest.skip("no limit of descriptors to lower", allow_module_level=True)
+import resource
+
+
+async def echo(stream):
+    async for data in stream:
+        await stream.send_all(data)
+
+
+@contextmanager
+def descriptors_to_spare(number):
+    """Let so many more descriptors be opened and no further."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # The lowest free numbers are what the next ones get: holes count, too.
+    free = [os.dup(2) for _ in range(number + 1)]
+    limit = free[-1]
+    for descriptor in free:
+        os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def connected(address, number):
+    """Clients that have connected and sent their request, each a plain socket."""
+    clients = []
+    for _ in range(number):
+        client = socket.create_connection((str(address.host), address.port))
+        client.sendall(b"x")
+        client.settimeout(10)
+        clients.append(client)
+    return clients
+
+
+def answer(client):
+    with client:
+        return client.recv(1)
+
+
+def lines(caplog):
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name == "sockscope.server" and record.levelno >= logging.WARNING
+    ]
+
+
+async def test_all_are_served_as_descriptors_come_free(caplog):
+    before = open_descriptors()
+    async with serving(echo) as server:
+        server.pause()
+        clients = connected(server.addresses[0], 20)
+        with descriptors_to_spare(4):
+            server.resume()
+            for client in clients:
+                with trio.fail_after(10):
+                    assert await trio.to_thread.run_sync(answer, client) == b"x"
+    assert open_descriptors() == before
+    assert server.statistics().shortages >= 1
+    start, end = lines(caplog)
+    assert "pauses" in start
+    assert "Too many open files" in start
+    assert "wait" in start
+    assert "goes on after" in end
+
+
+async def test_a_close_of_ours_is_noticed_at_once(monkeypatch):
+    """Not after a pause: that one would last for ever."""
+    monkeypatch.setattr(overload, "_FIRST_PAUSE", 1e6)
+    async with serving(echo) as server:
+        server.pause()
+        clients = connected(server.addresses[0], 3)
+        with descriptors_to_spare(1):
+            server.resume()
+            for client in clients:
+                with trio.fail_after(10):
+                    assert await trio.to_thread.run_sync(answer, client) == b"x"
+
+
+async def test_reject_resets_at_once(caplog):
+    before = open_descriptors()
+    async with serving(echo, overload="reject") as server:
+        server.pause()
+        clients = connected(server.addresses[0], 12)
+        with descriptors_to_spare(2):
+            server.resume()
+            answers = []
+            for client in clients[2:]:
+                try:
+                    answers.append(await trio.to_thread.run_sync(answer, client))
+                except ConnectionResetError:
+                    answers.append("reset")
+                client.close()
+            assert answers == ["reset"] * 10
+            for client in clients[:2]:
+                assert await trio.to_thread.run_sync(answer, client) == b"x"
+            await until(lambda: not server.connections)
+            [again] = connected(server.addresses[0], 1)
+            assert await trio.to_thread.run_sync(answer, again) == b"x"
+    statistics = server.statistics()
+    assert statistics.refused == {"overload": 10}
+    assert statistics.accepted == 13
+    assert statistics.finished == 3
+    assert open_descriptors() == before
+    assert len(lines(caplog)) == 2
+    assert "10 connections were reset" in lines(caplog)[1]
+
+
+async def test_without_its_reserve_it_waits(caplog):
+    async with serving(echo, overload="reject") as server:
+        server._reserve.close()
+        server.pause()
+        clients = connected(server.addresses[0], 3)
+        with descriptors_to_spare(1):
+            server.resume()
+            with trio.fail_after(10):
+                assert await trio.to_thread.run_sync(answer, clients[0]) == b"x"
+            # The descriptor that came free is the reserve now, and the others are reset.
+            await until(lambda: server.statistics().refused == {"overload": 2})
+        for client in clients:
+            client.close()
+
+
+async def test_a_listener_on_another_kind_of_socket(tmp_path, caplog):
+    """No kernel tells the queue of a local socket."""
+    async with serving(echo, tmp_path / "s") as server:
+        server.pause()
+        clients = [socket.socket(socket.AF_UNIX) for _ in range(2)]
+        for client in clients:
+            client.connect(str(tmp_path / "s"))
+            client.sendall(b"x")
+        with descriptors_to_spare(1):
+            server.resume()
+            for client in clients:
+                assert await trio.to_thread.run_sync(answer, client) == b"x"
+    assert "an unknown number wait" in lines(caplog)[0]
+
+
+async def test_flapping_is_told_once(caplog, autojump_clock):
+    async with open_loopback_listener() as passive:
+        shortage = Shortage(passive, trio.lowlevel.ParkingLot())
+        exc = OSError(errno.EMFILE, "Too many open files")
+        for _ in range(5):
+            assert shortage.begin(exc, 0)
+            assert not shortage.begin(exc, 0)
+            shortage.is_over()
+            shortage.is_over()
+            await trio.sleep(1)
+        assert len(lines(caplog)) == 2
+        await trio.sleep(60)
+        assert shortage.begin(exc, 0)
+        assert "4 shortages since" in lines(caplog)[2]
+
+
+async def test_the_pause_doubles_up_to_a_second(autojump_clock):
+    async with open_loopback_listener() as passive:
+        shortage = Shortage(passive, trio.lowlevel.ParkingLot())
+        pauses = []
+        for _ in range(12):
+            began = trio.current_time()
+            await shortage.pause()
+            pauses.append(trio.current_time() - began)
+    assert 0.0024 <= pauses[0] <= 0.0051
+    assert 0.49 <= pauses[-1] <= 1.01
+
+
+async def test_a_closed_listener_has_no_queue_to_tell(caplog):
+    async with open_loopback_listener() as passive:
+        shortage = Shortage(passive, trio.lowlevel.ParkingLot())
+        _ = passive.address
+    assert shortage.begin(OSError(errno.ENOMEM, "Cannot allocate memory"), 3)
+    assert "3 connections are open" in lines(caplog)[0]
+
+
+async def test_the_reserve_of_a_full_table():
+    with descriptors_to_spare(0):
+        reserve = Reserve()
+        async with trio.open_nursery():
+            assert reserve._descriptor is None
+            reserve.refill()
+            assert reserve._descriptor is None
+    reserve.refill()
+    assert reserve._descriptor is not None
+    reserve.close()
+    reserve.close()
+
+
+async def test_whether_somebody_waits():
+    async with open_loopback_listener() as passive:
+        assert not has_waiting(passive)
+        async with open_socket(passive.address):
+            assert has_waiting(passive)
+
+
+async def test_an_empty_queue_is_no_shortage(caplog):
+    """A full table says EMFILE there, too."""
+    async with serve_passive(("127.0.0.1", 0), echo) as server:
+        server.pause()
+        [client] = connected(server.addresses[0], 1)
+        with descriptors_to_spare(1):
+            server.resume()
+            assert await trio.to_thread.run_sync(answer, client) == b"x"
+    assert server.statistics().shortages == 0
+    assert lines(caplog) == []
