@@ -79,7 +79,7 @@ async def test_few_streams_wait_by_trios_own_call(adaptive):
 
 
 async def test_one_busy_stream_among_idle_ones_leaves_the_engine(adaptive):
-    """One event at a time is not worth the detour."""
+    """It comes back before others have waited: not worth the detour."""
     async with AsyncExitStack() as stack:
         pairs = [await stack.enter_async_context(open_loopback_pair()) for _ in range(MANY)]
         near, far = pairs.pop()
@@ -94,13 +94,11 @@ async def test_one_busy_stream_among_idle_ones_leaves_the_engine(adaptive):
                     await wait_all_tasks_blocked()
                     registered.append(near._registered != -1)
                     await far.send_all(b"x")
+            idle_ones = sum(idle._registered != -1 for idle, _ in pairs)
             nursery.cancel_scope.cancel()
         assert registered[-1] is False
-        # By and by it is put on trial again.
-        current = engine.current_engine()
-        current.sleepers = MANY
-        assert any(current.is_worth_it() for _ in range(engine._WAITS_WITHOUT + 1))
-        current.sleepers = 0
+        # The idle ones stay, where they cost least.
+        assert idle_ones >= MANY - 1 - engine._MANY
 
 
 async def test_a_receive_is_a_checkpoint_once_it_has_slept(pair):

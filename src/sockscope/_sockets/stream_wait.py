@@ -24,6 +24,7 @@ class WaitingStream(BaseSocket):
     """The part of a stream that knows whether it may be readable, and sleeps until it is."""
 
     __slots__ = (
+        "_latest_wait",
         "_reader",
         "_registered",
         "_saw_more_than_data",
@@ -38,6 +39,7 @@ class WaitingStream(BaseSocket):
         # The engine's: the number it knows the stream by, the tasks it is to wake, and
         # whether it has told of an end or of urgent data, of which it tells once.
         self._registered = -1
+        self._latest_wait = 0
         self._reader: Task | None = None
         self._writer: Task | None = None
         self._saw_more_than_data = False
@@ -88,25 +90,21 @@ class WaitingStream(BaseSocket):
         self._check_open()
         self._readable = False
         engine = current_engine()
-        engine.sleepers += 1
+        # Not in both at once: a writer that sleeps in the engine keeps the stream there.
+        if (engine.is_worth_it(self) or self._writer is not None) and self._join_engine():
+            self._reader = current_task()
+            await wait_task_rescheduled(self._stop_reading)
+            return
+        if self._registered != -1:
+            engine.unregister(self)
+        self._trio_waits += 1
         try:
-            # Not in both at once: a writer that sleeps in the engine keeps the stream there.
-            if (engine.is_worth_it() or self._writer is not None) and self._join_engine():
-                self._reader = current_task()
-                await wait_task_rescheduled(self._stop_reading)
-                return
-            if self._registered != -1:
-                engine.unregister(self)
-            self._trio_waits += 1
-            try:
-                await trio.lowlevel.wait_readable(self._sock)
-            finally:
-                self._trio_waits -= 1
-            self._readable = True
+            await trio.lowlevel.wait_readable(self._sock)
         except OSError as exc:
             raise self._cannot_wait(exc) from exc
         finally:
-            engine.sleepers -= 1
+            self._trio_waits -= 1
+        self._readable = True
 
     async def _wait_writable(self) -> None:
         """Sleep until a send may succeed; the caller has seen that none would by now."""
