@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import functools
 import socket as stdlib_socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from trio.lowlevel import checkpoint
 
@@ -37,6 +39,9 @@ from sockscope._sockets.connecting import attempt_error, connect_error, connect_
 from sockscope._sockets.custom import CustomStreamSocket
 from sockscope._sockets.seqpacket import MessageStream
 from sockscope._sockets.stream import StreamSocket
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 
 @dataclass(frozen=True)
@@ -157,10 +162,12 @@ async def _attempt(
     source = local.get(target.family)
     try:
         sock, plan = _prepare(request, target.family, _for_connecting(request.options, source))
-    except OSError as exc:
-        if _ends_the_opening(exc, target.family):
+    except (OSError, ExceptionGroup) as exc:
+        # What is grouped are errors of several options.
+        errors: Sequence[Any] = exc.exceptions if isinstance(exc, ExceptionGroup) else (exc,)
+        if any(_ends_the_opening(error, target.family) for error in errors):
             raise
-        raise AttemptFailed(attempt_error(exc, target)) from exc
+        raise AttemptFailed(attempt_error(errors[0], target)) from exc
     with close_on_error(sock):
         run_configure(request.configure, sock, "active", target)
         release: Callable[[], None] | None = None
