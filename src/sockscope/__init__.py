@@ -88,6 +88,7 @@ from sockscope._sockets.datagram_types import Datagram, DatagramSocketStatistics
 from sockscope._sockets.passive import PassiveSocket, PassiveStatistics
 from sockscope._sockets.stream import StreamSocket
 from sockscope._sockets.stream_state import StreamStatistics
+from sockscope._tls.client_hello import ClientHello
 from sockscope._tls.stream import TLSStream
 from sockscope._tls.upgrade import tls_upgrade
 
@@ -96,6 +97,7 @@ __all__ = [
     "Address",
     "AddressLike",
     "BufferLock",
+    "ClientHello",
     "ConfigureContext",
     "ConnectError",
     "ConnectTimeoutError",

@@ -71,7 +71,7 @@ class SendingFiles(Sending):
         is read in a thread, unless the system has the bytes in memory.
         Source: sendfile(2).
         """
-        _check_arguments(file, offset, count)
+        check_arguments(file, offset, count)
         if self._sending:
             raise trio.BusyResourceError("another task is already sending on this stream")
         self._sending = True
@@ -82,12 +82,12 @@ class SendingFiles(Sending):
                 return 0
             report = progress or (lambda sent: None)
             sent, complete = 0, False
-            descriptor = await _descriptor_of(file)
+            descriptor = await descriptor_of(file)
             if descriptor is not None and _SENDFILE is not None and not is_custom(self._sock):
                 sent, complete = await self._send_by_kernel(descriptor, offset, count, report)
             if complete:
                 return sent
-            read = _reader_of(file, descriptor)
+            read = reader_of(file, descriptor)
             return await self._send_by_reading(read, offset, count, report, sent)
         finally:
             self._sending = False
@@ -159,7 +159,7 @@ class SendingFiles(Sending):
             self._fail(exc, "send")
 
 
-def _check_arguments(file: object, offset: int, count: int | None) -> None:
+def check_arguments(file: object, offset: int, count: int | None) -> None:
     if isinstance(file, io.TextIOBase):
         raise TypeError(f"file must give bytes, not text: open it with mode 'rb', not {file!r}")
     if offset < 0 or (count is not None and count < 0):
@@ -170,7 +170,7 @@ def _piece(count: int | None, sent: int) -> int:
     return _PIECE if count is None else min(_PIECE, count - sent)
 
 
-async def _descriptor_of(file: BinaryIO) -> int | None:
+async def descriptor_of(file: BinaryIO) -> int | None:
     """The descriptor that has the very bytes that *file* gives, or None.
 
     `gzip` and its like have a ``fileno()``, too: of the compressed file.
@@ -182,7 +182,7 @@ async def _descriptor_of(file: BinaryIO) -> int | None:
     return file.fileno()
 
 
-def _reader_of(file: BinaryIO, descriptor: int | None) -> Reader:
+def reader_of(file: BinaryIO, descriptor: int | None) -> Reader:
     """A plain function of place and size that reads *file* there."""
     if descriptor is not None and hasattr(os, "pread"):
         return lambda place, size: os.pread(descriptor, size, place)

@@ -21,7 +21,7 @@ import ssl
 import sys
 from typing import Final, NoReturn
 
-import idna
+import idna  # Trio depends on it: names must be encoded as it encodes them
 import trio
 
 from sockscope._core.errors import HandshakeError

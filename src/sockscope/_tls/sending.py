@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 import trio
 from trio.lowlevel import checkpoint
 
-from sockscope._sockets.send_file import _check_arguments, _descriptor_of, _reader_of
+from sockscope._sockets.send_file import check_arguments, descriptor_of, reader_of
 from sockscope._tls.driver import RECORD_SIZE, TLSDriver, busy
 from sockscope._tls.faults import unexpected_eof
 
@@ -136,7 +136,7 @@ class Sending(TLSDriver):
         A checkpoint. When cancelled in the middle of a piece the stream is broken for
         good, as by `send_all`; while the file was read, it is not.
         """
-        _check_arguments(file, offset, count)
+        check_arguments(file, offset, count)
         if self._sending:
             raise busy("sending on")
         self._sending = True
@@ -144,7 +144,7 @@ class Sending(TLSDriver):
             if not self._send_ready:
                 await self._before_sending()
             await checkpoint()
-            read = _reader_of(file, await _descriptor_of(file))
+            read = reader_of(file, await descriptor_of(file))
             sent = 0
             while sent != count:
                 size = READ_SIZE if count is None else min(READ_SIZE, count - sent)
