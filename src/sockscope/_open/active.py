@@ -242,11 +242,12 @@ def _only_family_lacks(exc: UnsupportedOptionError, family: int) -> bool:
 async def _open_unconnected(request: ActiveRequest, local: dict[int, Address]) -> StreamSocket:
     """A stream whose `connect` comes later, bound if there is a local address."""
     family, source = next(iter(local.items())) if local else (_family(request), None)
-    sock, _ = _prepare(request, family, request.options)
+    sock, plan = _prepare(request, family, request.options)
     with close_on_error(sock):
         run_configure(request.configure, sock, "active", None)
         release = await _bind(request, sock, source)
         stream = _stream(sock, request, peer=None, source=source, release=release)
+        stream._on_connect = plan.after
         try:
             await checkpoint()
         except BaseException:

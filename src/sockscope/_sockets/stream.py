@@ -13,7 +13,7 @@ from sockscope._addresses.designators import AddressLike, Request, parse_designa
 from sockscope._addresses.resolve import resolve_request
 from sockscope._addresses.values import Address
 from sockscope._core.deadlines import check_timeout, deadline_after
-from sockscope._core.errors import ConnectTimeoutError, SocketError
+from sockscope._core.errors import ConnectTimeoutError, OptionError, SocketError
 from sockscope._sockets.connecting import attempt_error, connect_error, connect_socket
 from sockscope._sockets.ending import (
     dont_linger,
@@ -97,6 +97,7 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
             a socket whose connect has failed is of no further use.
           ConnectTimeoutError: it took longer; the stream is closed if connecting had begun.
           ResolverError: the name is unknown, or has no address of this family.
+          OptionError: an option that only a connected socket takes failed; it is closed.
           SocketError: the stream is connected already.
           trio.BusyResourceError: another task is connecting it.
 
@@ -135,6 +136,11 @@ class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStrea
             )
         try:
             await connect_socket(self._sock, address.sockaddr)
+            if self._on_connect is not None:
+                self._on_connect(self._sock)
+        except OptionError:
+            self._close()
+            raise
         except OSError as exc:
             if not self.is_open:
                 raise trio.ClosedResourceError("another task closed this stream") from exc

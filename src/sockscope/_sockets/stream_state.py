@@ -58,6 +58,7 @@ class StreamState(WaitingStream):
         "_eof_sent",
         "_error",
         "_held",
+        "_on_connect",
         "_peer",
         "_receive_size",
         "_receive_timeout",
@@ -82,6 +83,8 @@ class StreamState(WaitingStream):
         # A sockaddr until somebody asks, for most servers never do; then an Address.
         self._peer: Any = peer
         self._accepted = accepted
+        # Sets the options that only a connected socket takes, where that is still to come.
+        self._on_connect: Callable[[AnySocket], None] | None = None
         self._remote_name = remote_name
         self._error: OSError | None = None
         # Received ahead, by a wait_all that was cancelled or only peeked. While it
