@@ -239,9 +239,9 @@ class TestFaults:
         "refused": (("127.0.0.1", 1), {}, ConnectionRefusedError, r"connect to 127\.0\.0\.1:1"),
         "not here": (
             ("127.0.0.1", 1),
-            {"local": ("192.0.2.1", 0)},
+            {"local": ("198.51.100.1", 0)},
             OSError,
-            r"bind to 192\.0\.2\.1",
+            r"bind to 198\.51\.100\.1",
         ),
         "no such path": ("unix:/no/such/path", {}, FileNotFoundError, "/no/such/path"),
         "no socket": ("unix:/etc/passwd", {}, ConnectionRefusedError, "/etc/passwd"),
