@@ -81,7 +81,8 @@ class Receiving(DatagramState):
         A checkpoint. When cancelled, nothing was received.
         Source: recvmsg(2), udp(7); IOLib's ``receive-from`` (seed 003).
         """
-        size = _check_size(max_size, "max_size")
+        if type(max_size) is not int or max_size < 0:
+            max_size = _check_size(max_size, "max_size")
         flags = _PEEK if peek else 0
         if self._receiving:
             raise _busy()
@@ -89,15 +90,16 @@ class Receiving(DatagramState):
         try:
             await checkpoint_if_cancelled()
             try:
-                datagram = self._take(size, flags)
+                datagram = self._take(max_size, flags)
             except OSError as exc:
-                datagram = await self._past(exc, lambda: self._take(size, flags), dont_wait)
+                attempt = functools.partial(self._take, max_size, flags)
+                datagram = await self._past(exc, attempt, dont_wait)
             else:
                 await cancel_shielded_checkpoint()
         finally:
             self._receiving = False
         if strict:
-            refuse_truncated(datagram, size)
+            refuse_truncated(datagram, max_size)
         return datagram
 
     async def receive_from_into(self, buffer: bytearray | memoryview) -> Datagram:
@@ -125,7 +127,8 @@ class Receiving(DatagramState):
             try:
                 datagram = self._take_into(view)
             except OSError as exc:
-                return await self._past(exc, lambda: self._take_into(view), dont_wait=False)
+                attempt = functools.partial(self._take_into, view)
+                return await self._past(exc, attempt, dont_wait=False)
             await cancel_shielded_checkpoint()
             return datagram
         finally:
@@ -182,7 +185,8 @@ class Receiving(DatagramState):
             self._received += 1
         if len(data) > size:
             return Datagram(data[:size], address, truncated=True)
-        return Datagram(data, address)
+        # Four times as fast as calling the class.
+        return _new(Datagram, (data, address, False, None, None, None, None, None, None))
 
     def _take_carefully(self, size: int, flags: int) -> Datagram:
         """One datagram, where there is more to it than recvfrom(2)."""
@@ -279,9 +283,7 @@ class Receiving(DatagramState):
         return found
 
     async def _wait_for_batch(self, exc: OSError, count: int, max_wait: float) -> list[Datagram]:
-        def attempt() -> list[Datagram]:
-            return self._take_batch(count)
-
+        attempt = functools.partial(self._take_batch, count)
         if max_wait == math.inf:
             return await self._past(exc, attempt, dont_wait=False)
         with deadline_after(max_wait):
