@@ -52,6 +52,9 @@ T = TypeVar("T")
 # Counted, but no error of the handler's.
 _NOT_TOLD: Final = frozenset({"reset", "timed_out"})
 
+# Trio would make the name anew for each task, and keep it.
+_TASK_NAME: Final = "sockscope connection"
+
 _current: Final[contextvars.ContextVar[Server[Any]]] = contextvars.ContextVar("sockscope.server")
 
 
@@ -381,7 +384,7 @@ class Server(Generic[T]):
         self._connections.add(stream)
         if self._lender is not None:
             self._lender.begin(stream)
-        self._handlers.start_soon(self._serve_connection, passive, stream)
+        self._handlers.start_soon(self._serve_connection, passive, stream, name=_TASK_NAME)
         return True
 
     def _is_refused(self, stream: StreamSocket) -> bool:

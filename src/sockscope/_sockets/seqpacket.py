@@ -14,6 +14,8 @@ import socket as stdlib_socket
 from collections.abc import Callable
 from typing import Any, Final
 
+import trio
+
 from sockscope._core.errors import SocketError, TruncatedError
 from sockscope._sockets.base import AF_UNIX, AnySocket
 from sockscope._sockets.queues import unread_bytes
@@ -33,6 +35,9 @@ class MessageStream(StreamSocket):
     """A `StreamSocket` that receives and sends messages: ``type="seqpacket"``."""
 
     __slots__ = ()
+
+    # By way of receive_some, which is another here.
+    __anext__ = trio.abc.ReceiveStream.__anext__  # type: ignore[assignment]  # Trio allows bytearray
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receive the next message; see `StreamSocket.receive_some`.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import socket as stdlib_socket
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, NoReturn, TypeVar
 
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
@@ -22,6 +22,10 @@ def _busy() -> trio.BusyResourceError:
     return trio.BusyResourceError("another task is already receiving from this stream")
 
 
+def _stop() -> NoReturn:
+    raise StopAsyncIteration
+
+
 def _size(n: int, argument: str) -> int:
     n = operator.index(n)  # a TypeError for what is no whole number
     if n < 1:
@@ -34,7 +38,7 @@ class Receiving(StreamState):
 
     __slots__ = ()
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+    def receive_some(self, max_bytes: int | None = None) -> Coroutine[Any, Any, bytes]:
         """Receive what there is: at least one byte, unless the stream has ended.
 
         Args:
@@ -53,6 +57,17 @@ class Receiving(StreamState):
         Source: `trio.abc.ReceiveStream`; recv(2).
         """
         size = self._receive_size if max_bytes is None else _size(max_bytes, "max_bytes")
+        return self._receive(size)
+
+    def __anext__(self) -> Coroutine[Any, Any, bytes]:
+        """What ``async for data in stream`` awaits: bytes until the end of the stream."""
+        return self._receive(self._receive_size, iterating=True)
+
+    async def _receive(self, size: int, *, iterating: bool = False) -> bytes:
+        """Receive up to *size* bytes; at the end raise StopAsyncIteration if *iterating*.
+
+        One frame for all who come here, as each idle connection keeps it.
+        """
         if self._receiving:
             raise _busy()
         self._receiving = True
@@ -68,16 +83,18 @@ class Receiving(StreamState):
                     self._fail(exc, "receive")
                 else:
                     await cancel_shielded_checkpoint()
-                    return data
+                    return data if data or not iterating else _stop()
             # As _when_readable, which has a frame more: this is what servers do all day.
             while True:
                 expired = await self._until_readable()
                 try:
-                    return self._receive_now(size)
+                    data = self._receive_now(size)
                 except BlockingIOError:
                     self._check_expired(expired)
                 except OSError as exc:
                     self._fail(exc, "receive")
+                else:
+                    return data if data or not iterating else _stop()
         finally:
             self._receiving = False
 
