@@ -255,6 +255,14 @@ class TestTrains:
             assert spy.calls == ["sendmsg"] + ["sendto"] * 128 + ["sendmsg"] * 2
             assert [d.data for d in await drain(receiver)] == [data for data, _ in run] * 2
 
+    async def test_within_one_batch_too(self):
+        async with pair(options=BIG) as (receiver, sender):
+            sender._sock = spy = Spy(sender._sock, sendmsg=[errno.EIO])
+            run = [(payload(i, 1000), receiver.local_address) for i in range(200)]
+            assert await sender.send_many(run) == 200
+            assert spy.calls.count("sendmsg") == 1
+            assert [d.data for d in await drain(receiver)] == [data for data, _ in run]
+
     async def test_refused_after_a_wait_too(self):
         async with pair(options=BIG) as (receiver, sender):
             sender._sock = Spy(sender._sock, sendmsg=[errno.EAGAIN, errno.EIO])

@@ -123,6 +123,7 @@ class BatchSending(Sending):
             if train:
                 yield train, current, size
                 train = []
+                fresh_size = -1  # it may have been refused
             elif len(scattered) == MOST_MESSAGES:
                 yield scattered, None, None
                 scattered = []
