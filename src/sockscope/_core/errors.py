@@ -12,7 +12,7 @@ import functools
 import os
 import socket
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import trio
 
@@ -138,11 +138,11 @@ def words_for(exc: OSError) -> str:
     return exc.strerror or (os.strerror(exc.errno) if exc.errno else str(exc) or type(exc).__name__)
 
 
-def socket_error(
-    exc: OSError,
-    step: str,
-    cls: type[_E] = SocketError,  # type: ignore[assignment]  # TypeVar default
-) -> _E:
+@overload
+def socket_error(exc: OSError, step: str) -> SocketError: ...
+@overload
+def socket_error(exc: OSError, step: str, cls: type[_E]) -> _E: ...
+def socket_error(exc: OSError, step: str, cls: type[SocketError] = SocketError) -> SocketError:
     """*exc* as one of ours: ``raise socket_error(exc, "bind to ...") from exc``.
 
     Args:
