@@ -87,7 +87,7 @@ class TextStream(trio.abc.AsyncResource):
         with io.TextIOWrapper(io.BytesIO(), encoding, errors, newline) as wrapper:
             self.encoding: str = wrapper.encoding
         codecs.lookup_error(errors)
-        self.transport_stream = (
+        self.transport_stream: BufferedStream = (
             stream if isinstance(stream, BufferedStream) else BufferedStream(stream)
         )
         self._encoder = codecs.getincrementalencoder(self.encoding)(errors)

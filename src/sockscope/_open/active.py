@@ -6,9 +6,8 @@ import errno
 import functools
 import socket as stdlib_socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from trio.lowlevel import checkpoint
 
@@ -163,8 +162,9 @@ async def _attempt(
     try:
         sock, plan = _prepare(request, target.family, _for_connecting(request.options, source))
     except (OSError, ExceptionGroup) as exc:
-        # What is grouped are errors of several options.
-        errors: Sequence[Any] = exc.exceptions if isinstance(exc, ExceptionGroup) else (exc,)
+        # What is grouped are errors of several options, which are OSErrors all.
+        several = exc.exceptions if isinstance(exc, ExceptionGroup) else (exc,)
+        errors = [error for error in several if isinstance(error, OSError)]
         if any(_ends_the_opening(error, target.family) for error in errors):
             raise
         raise AttemptFailed(attempt_error(errors[0], target)) from exc

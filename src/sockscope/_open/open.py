@@ -99,7 +99,9 @@ async def make_socket(
     type: Literal["datagram"],
     **arguments: Unpack[_DatagramArguments],
 ) -> DatagramSocket: ...
-async def make_socket(remote: AddressLike | None = None, **arguments: Any) -> Any:
+async def make_socket(  # noqa: D417  # the keywords are told one by one
+    remote: AddressLike | None = None, **arguments: Any
+) -> Any:
     """Make a socket, of which the caller is the owner; see `open_socket`.
 
     Args:
@@ -185,7 +187,7 @@ def open_socket(
     **arguments: Unpack[_DatagramArguments],
 ) -> AbstractAsyncContextManager[DatagramSocket]: ...
 def open_socket(remote: AddressLike | None = None, **arguments: Any) -> Any:
-    """Open a socket that lives as long as the block: ``async with open_socket(...) as stream:``.
+    r"""Open a socket that lives as long as the block: ``async with open_socket(...) as stream:``.
 
     It takes the arguments of `make_socket`, and raises what that raises. They cover the
     opening only: no timeout limits the body, and its exceptions come out as they are.

@@ -47,9 +47,7 @@ async def run_upgrade(stream: StreamSocket, upgrade: Upgrade) -> Any:
         raise
 
 
-async def close_after(
-    opened: OurSocket, result: object, *, failed: bool
-) -> None:
+async def close_after(opened: OurSocket, result: object, *, failed: bool) -> None:
     """Close what an upgrade gave and the socket below it, when a block has ended.
 
     Args:

@@ -112,7 +112,8 @@ async def _discard(sock: stdlib_socket.socket) -> None:
     left = _MOST_BYTES
     with trio.move_on_after(_WHOLE_SECONDS):
         while left > 0:
-            with trio.move_on_after(_IDLE_SECONDS) as idle:
+            received = 0
+            with trio.move_on_after(_IDLE_SECONDS):
                 try:
                     await trio.lowlevel.wait_readable(sock)
                     received = sock.recv_into(_SINK)
@@ -120,6 +121,6 @@ async def _discard(sock: stdlib_socket.socket) -> None:
                     continue
                 except OSError:
                     return  # reset, or no wait to be had
-            if idle.cancelled_caught or not received:
-                return
+            if not received:
+                return  # its end, or silence for too long
             left -= received

@@ -126,7 +126,7 @@ def serve_passive(
     upgrade: Callable[[StreamSocket], Awaitable[T]],
     **arguments: Unpack[_ServerArguments],
 ) -> AbstractAsyncContextManager[Server[T]]: ...
-def serve_passive(
+def serve_passive(  # noqa: D417  # the keywords are told one by one
     local: Local, handler: Callable[[Any], Awaitable[object]] | None = None, **arguments: Any
 ) -> AbstractAsyncContextManager[Server[Any]]:
     """Serve every connection to *local*, each in a task of its own, as long as the block.

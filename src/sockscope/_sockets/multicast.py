@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from sockscope._addresses.designators import HostLike, parse_host
 from sockscope._addresses.hosts import interface_index
 from sockscope._addresses.values import InternetAddress
-from sockscope._core.errors import SocketError, UnknownInterfaceError, socket_error
+from sockscope._core.errors import SocketError, UnknownInterfaceError, words_for
 from sockscope._options.model import number_of
 from sockscope._sockets.ancillary_datagram import IP, IPV6
 
@@ -145,9 +145,8 @@ def _set(sock: Any, membership: Membership, number: int | None, verb: str) -> No
     try:
         sock.setsockopt(membership.options.level, number, membership.raw)
     except OSError as exc:
-        error = socket_error(exc, step)
         hint = _HINTS.get(exc.errno or 0, "")
-        raise SocketError(exc.errno, f"{error.strerror}{hint}") from exc
+        raise SocketError(exc.errno, f"cannot {step}: {words_for(exc)}{hint}") from exc
 
 
 def _request(

@@ -26,7 +26,9 @@ from sockscope._sockets.send_file import SendingFiles
 from sockscope._sockets.stream_local import PassingDescriptors
 
 
-class StreamSocket(PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStream):
+class StreamSocket(  # pyright: ignore[reportIncompatibleMethodOverride]  # it hands on a coroutine
+    PassingDescriptors, SendingFiles, trio.abc.HalfCloseableStream
+):
     """A stream of bytes over TCP or a local socket; `open_socket` and accepting make them.
 
     It is a `trio.abc.HalfCloseableStream`: `trio.SSLStream` and whatever else takes

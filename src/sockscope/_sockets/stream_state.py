@@ -96,8 +96,8 @@ class StreamState(WaitingStream):
         # The peer has sent all, and all of it was received.
         self._ended = False
         self._receive_size = FIRST_RECEIVE_SIZE
-        self._bytes_received = 0
-        self._bytes_sent = 0
+        self._bytes_received: int = 0
+        self._bytes_sent: int = 0
         self._receive_timeout = finite(requested.receive_timeout)
         self._send_timeout = finite(requested.send_timeout)
 
