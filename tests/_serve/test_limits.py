@@ -340,7 +340,7 @@ async def test_arguments_are_checked_before_anything_is_opened(arguments, error,
 
 async def test_infinite_limits_are_none():
     async with serving(echo, accept_rate=float("inf")) as server:
-        assert server._gate is server._admission is server._timers is None
+        assert server._connections.gate is None
 
 
 def test_a_host_limit_with_its_prefix():

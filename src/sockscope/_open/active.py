@@ -12,17 +12,16 @@ from dataclasses import dataclass, field
 from trio.lowlevel import checkpoint
 
 from sockscope._addresses.designators import HostRequest, Request
-from sockscope._addresses.resolve import SocketKind, resolve_request
+from sockscope._addresses.resolve import SocketKind
 from sockscope._addresses.values import Address, InternetAddress
 from sockscope._core.cleanup import close_on_error
 from sockscope._core.errors import OptionError, SocketError, UnsupportedOptionError
 from sockscope._open.adopted import ReadyRequest, adopt, is_ready
 from sockscope._open.happy_eyeballs import AllFailed, AttemptFailed, connect_first, interleave
-from sockscope._open.local_path import bind_path, is_path
+from sockscope._open.several import is_hopeless, look_up
 from sockscope._open.sockets import (
     AF_INET,
     AF_INET6,
-    SHORTAGE,
     Configure,
     bind_socket,
     new_socket,
@@ -91,7 +90,7 @@ async def open_active(request: ActiveRequest) -> StreamSocket:
     local = await _local_addresses(request)
     if request.remote is None:
         return await _open_unconnected(request, local)
-    found = await _look_up(request.remote, request.ipv6, request.type)
+    found = await look_up(request.remote, request.ipv6, request.type)
     targets = _reachable(found, local, request)
 
     async def attempt(target: Address) -> StreamSocket:
@@ -122,18 +121,11 @@ async def _adopt(request: ActiveRequest, ready: ReadyRequest) -> StreamSocket:
     return stream
 
 
-async def _look_up(what: Request, ipv6: bool | None, type: SocketKind) -> list[Address]:
-    """The addresses of a designator; a literal costs neither a thread nor a checkpoint."""
-    if isinstance(what, Address) and ipv6 is None:
-        return [what]
-    return await resolve_request(what, ipv6=ipv6, type=type)
-
-
 async def _local_addresses(request: ActiveRequest) -> dict[int, Address]:
     """The address to bind to, by family; empty where none was asked for."""
     if request.local is None:
         return {}
-    found = await _look_up(request.local, request.ipv6, request.type)
+    found = await look_up(request.local, request.ipv6, request.type)
     # Of several addresses of a family the resolver's first is the one to use.
     return {address.family: address for address in reversed(found)}
 
@@ -172,7 +164,8 @@ async def _attempt(
         run_configure(request.configure, sock, "active", target)
         release: Callable[[], None] | None = None
         try:
-            release = await _bind(request, sock, source)
+            if source is not None:
+                release = await bind_socket(sock, source, request)
             await connect_socket(sock, target.sockaddr)
             plan.after(sock)
         except BaseException as exc:
@@ -227,7 +220,7 @@ def _ends_the_opening(exc: OSError, family: int) -> bool:
     """Whether no other address can do better: a shortage, or an option that is at fault."""
     if isinstance(exc, UnsupportedOptionError):
         return not _only_family_lacks(exc, family)
-    return isinstance(exc, OptionError) or exc.errno in SHORTAGE
+    return is_hopeless(exc)
 
 
 def _only_family_lacks(exc: UnsupportedOptionError, family: int) -> bool:
@@ -245,7 +238,7 @@ async def _open_unconnected(request: ActiveRequest, local: dict[int, Address]) -
     sock, plan = _prepare(request, family, request.options)
     with close_on_error(sock):
         run_configure(request.configure, sock, "active", None)
-        release = await _bind(request, sock, source)
+        release = None if source is None else await bind_socket(sock, source, request)
         stream = _stream(sock, request, peer=None, source=source, release=release)
         stream._on_connect = plan.after
         try:
@@ -254,17 +247,6 @@ async def _open_unconnected(request: ActiveRequest, local: dict[int, Address]) -
             stream._close()
             raise
         return stream
-
-
-async def _bind(
-    request: ActiveRequest, sock: AnySocket, source: Address | None
-) -> Callable[[], None] | None:
-    """Bind to *source*, if there is one; what removes its path again, where it has one."""
-    if is_path(source) and isinstance(sock, stdlib_socket.socket):
-        return await bind_path(sock, source, request)
-    if source is not None:
-        await bind_socket(sock, source)
-    return None
 
 
 def _family(request: ActiveRequest) -> int:

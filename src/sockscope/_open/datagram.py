@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import errno
-import functools
 import socket as stdlib_socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import trio
 from trio.lowlevel import checkpoint
 
-from sockscope._addresses.designators import HostRequest, Request
-from sockscope._addresses.resolve import resolve_request
-from sockscope._addresses.values import Address, InternetAddress, LocalAddress
-from sockscope._core.errors import OptionError, SocketError
+from sockscope._addresses.designators import Request
+from sockscope._addresses.values import Address
+from sockscope._core.errors import SocketError
 from sockscope._open.adopted import ReadyRequest, adopt, is_ready
-from sockscope._open.local_path import bind_local
+from sockscope._open.several import (
+    BOTH_FAMILIES,
+    ONE_FAMILY,
+    is_hopeless,
+    is_wildcard,
+    lacks_family,
+    look_up,
+    open_on_each,
+)
 from sockscope._open.sockets import (
     AF_INET,
     AF_INET6,
-    SHORTAGE,
     Configure,
     bind_socket,
     new_socket,
@@ -36,8 +40,6 @@ from sockscope._sockets.datagram import DatagramSocket
 from sockscope._sockets.datagram_custom import CustomDatagramSocket
 
 _SOCK_DGRAM: Final = int(stdlib_socket.SOCK_DGRAM)
-_BOTH_FAMILIES: Final = SocketOptions(ipv6_only=False)
-_ONE_FAMILY: Final = SocketOptions(ipv6_only=True)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ async def open_datagram(request: DatagramRequest) -> DatagramSocket:
         try:
             return await _open(request, source, target)
         except OSError as exc:
-            if isinstance(exc, OptionError) or exc.errno in SHORTAGE:
+            if is_hopeless(exc):
                 raise
             errors.append(attempt_error(exc, target))
     raise connect_error(request.remote, errors) from errors[-1].__cause__
@@ -105,17 +107,9 @@ async def open_every_address(request: DatagramRequest) -> list[DatagramSocket]:
     if is_ready(request.local):
         return await _adopt(request, request.local, only_first=False)
     local = await _look_up(request, request.local)
-    if _is_wildcard(request.local):
+    if is_wildcard(request.local):
         return [await _open_first(request, local)]
-    tries = _PORT_TRIES if len(local) > 1 and _any_port(local[0]) else 1
-    for _ in range(tries - 1):
-        try:
-            return await _open_all(request, local)
-        except SocketError as exc:
-            # The port that the kernel chose on the first is taken on another.
-            if exc.errno != errno.EADDRINUSE:
-                raise
-    return await _open_all(request, local)
+    return await open_on_each(local, lambda address: _open(request, address, None))
 
 
 async def _adopt(
@@ -129,51 +123,8 @@ async def _adopt(
     return [socket for socket in found if isinstance(socket, DatagramSocket)]
 
 
-# How often a port that the kernel chose for one address may be taken on the next.
-_PORT_TRIES: Final = 16
-
-
-async def _open_all(request: DatagramRequest, local: list[Address]) -> list[DatagramSocket]:
-    opened: list[DatagramSocket] = []
-    lacking: list[SocketError] = []
-    port = 0
-    try:
-        for address in local:
-            if port and isinstance(address, InternetAddress) and _any_port(address):
-                address = InternetAddress(address.host, port, address.scope_id)
-            try:
-                opened.append(await _open(request, address, None))
-            except SocketError as exc:
-                if not _lacks_family(exc, address):
-                    raise
-                lacking.append(exc)
-            else:
-                bound = opened[-1].local_address
-                port = bound.port if isinstance(bound, InternetAddress) else 0
-        if not opened:
-            raise lacking[-1]
-    except BaseException:
-        for socket in opened:
-            socket._close()
-        raise
-    return opened
-
-
-def _any_port(address: Address) -> bool:
-    return isinstance(address, InternetAddress) and address.port == 0
-
-
-def _is_wildcard(local: Request | None) -> bool:
-    return isinstance(local, HostRequest) and local.is_wildcard
-
-
 async def _look_up(request: DatagramRequest, what: Request | None) -> list[Address]:
-    """The addresses of a designator; a literal costs neither a thread nor a checkpoint."""
-    if what is None:
-        return []
-    if isinstance(what, Address) and request.ipv6 is None:
-        return [what]
-    return await resolve_request(what, ipv6=request.ipv6, type="datagram")
+    return [] if what is None else await look_up(what, request.ipv6, "datagram")
 
 
 def _sources(
@@ -189,14 +140,14 @@ async def _open_first(request: DatagramRequest, local: list[Address]) -> Datagra
     """A socket without a remote: on the first local address that can be bound, if any."""
     if not local:
         return await _open_unbound(request)
-    is_dual = _is_wildcard(request.local) and len(local) > 1
+    is_dual = is_wildcard(request.local) and len(local) > 1
     for address in local[:-1]:
         try:
             return await _open(request, address, None, is_dual=is_dual)
         except SocketError as exc:
-            if isinstance(exc, OptionError) or exc.errno in SHORTAGE:
+            if is_hopeless(exc):
                 raise
-            if is_dual and not _lacks_family(exc, address):
+            if is_dual and not lacks_family(exc, address):
                 raise  # half of the wildcard is not what was asked for
     return await _open(request, local[-1], None)
 
@@ -215,13 +166,6 @@ async def _open_unbound(request: DatagramRequest) -> DatagramSocket:
     return await _open(request, None, None, family=AF_INET)
 
 
-def _lacks_family(exc: SocketError, address: Address) -> bool:
-    """Whether this machine has no such family: names often have an IPv6 address all the same."""
-    return exc.errno == errno.EAFNOSUPPORT or (
-        exc.errno == errno.EADDRNOTAVAIL and address.family == AF_INET6
-    )
-
-
 async def _open(
     request: DatagramRequest,
     source: Address | None,
@@ -236,8 +180,7 @@ async def _open(
     assert family is not None
     options = request.options
     if family == AF_INET6:
-        # Never left to the system's own default: it differs.
-        options = (_BOTH_FAMILIES if is_dual else _ONE_FAMILY) | options
+        options = (BOTH_FAMILIES if is_dual else ONE_FAMILY) | options
     full = with_defaults(options, family=family, type=_SOCK_DGRAM, role="active")
     plan = compile_plan(full, family=family, type=_SOCK_DGRAM, role="active")
     sock = new_socket(family, _SOCK_DGRAM, plan.protocol)
@@ -247,7 +190,7 @@ async def _open(
         plan.before(sock)
         run_configure(request.configure, sock, "active", target or source)
         if source is not None:
-            release = await _bind(request, sock, source)
+            release = await bind_socket(sock, source, request)
         opened = _wrap(request, sock, source if release is not None else None, release)
         if target is not None:
             await opened._connect_to(target)
@@ -271,31 +214,3 @@ def _wrap(
     make = CustomDatagramSocket if is_custom(sock) else DatagramSocket
     # A path is kept as it was given: the kernel may know it by another name.
     return make(sock, request.options, address=path, on_close=release)
-
-
-async def _bind(
-    request: DatagramRequest, sock: AnySocket, address: Address
-) -> Callable[[], None] | None:
-    """What removes the path again, where there is one."""
-    named = isinstance(address, LocalAddress) and address.path and not address.is_abstract
-    if not named or is_custom(sock):
-        await bind_socket(sock, address)
-        return None
-    assert isinstance(address, LocalAddress)
-    assert isinstance(sock, stdlib_socket.socket)
-    bind = functools.partial(
-        bind_local,
-        sock,
-        address.path,
-        mode=request.mode,
-        owner=request.owner,
-        group=request.group,
-        replace_stale=request.replace_stale,
-        listen=_nothing,
-    )
-    # The file system may be slow; once begun, it must not be abandoned.
-    return await trio.to_thread.run_sync(bind)
-
-
-def _nothing() -> None:
-    """A datagram socket receives from the moment it is bound."""

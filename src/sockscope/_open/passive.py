@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
 import operator
 import socket as stdlib_socket
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from typing import Final
 
 from trio.lowlevel import checkpoint
 
-from sockscope._addresses.designators import HostRequest, Request
+from sockscope._addresses.designators import Request
 from sockscope._addresses.resolve import SocketKind, resolve_request
-from sockscope._addresses.values import Address, InternetAddress
+from sockscope._addresses.values import Address
 from sockscope._core.cleanup import close_on_error
-from sockscope._core.errors import OptionError, SocketError, socket_error
+from sockscope._core.errors import SocketError, socket_error
 from sockscope._open.adopted import ReadyRequest, adopt, is_ready
 from sockscope._open.local_path import bind_path, is_path
+from sockscope._open.several import (
+    BOTH_FAMILIES,
+    ONE_FAMILY,
+    is_hopeless,
+    is_wildcard,
+    lacks_family,
+    look_up,
+    open_on_each,
+)
 from sockscope._open.sockets import (
     AF_INET6,
-    SHORTAGE,
     Configure,
     bind_socket,
     new_socket,
@@ -38,8 +45,6 @@ from sockscope._sockets.passive import PassiveSocket
 
 # The kernel cuts it to its own limit. More than 16 bits overflow on some systems.
 _LARGEST_BACKLOG: Final = 0xFFFF
-# How often a port that the kernel chose for one address may be taken on the next.
-_PORT_TRIES: Final = 16
 
 
 def check_backlog(backlog: int | None) -> int | None:
@@ -80,11 +85,6 @@ class PassiveRequest:
         seqpacket = self.type == "seqpacket"
         return int(stdlib_socket.SOCK_SEQPACKET if seqpacket else stdlib_socket.SOCK_STREAM)
 
-    @property
-    def is_wildcard(self) -> bool:
-        """Whether it is every address of the machine."""
-        return isinstance(self.local, HostRequest) and self.local.is_wildcard
-
 
 async def open_passive(request: PassiveRequest) -> PassiveSocket:
     """Open one passive socket: of several addresses the first that can be bound.
@@ -96,14 +96,14 @@ async def open_passive(request: PassiveRequest) -> PassiveSocket:
     """
     if is_ready(request.local):
         return (await _adopt(request, request.local, only_first=True))[0]
-    if request.is_wildcard:
+    if is_wildcard(request.local):
         return await _open_wildcard(request)
-    addresses = await _look_up(request)
+    addresses = await look_up(request.local, request.ipv6, request.type)
     for address in addresses[:-1]:
         try:
             return await _listen(request, address)
         except SocketError as exc:
-            if isinstance(exc, OptionError) or exc.errno in SHORTAGE:
+            if is_hopeless(exc):
                 raise
     return await _listen(request, addresses[-1])
 
@@ -120,18 +120,10 @@ async def open_every_address(request: PassiveRequest) -> list[PassiveSocket]:
     """
     if is_ready(request.local):
         return await _adopt(request, request.local, only_first=False)
-    if request.is_wildcard:
+    if is_wildcard(request.local):
         return [await _open_wildcard(request)]
-    addresses = await _look_up(request)
-    tries = _PORT_TRIES if len(addresses) > 1 and _any_port(addresses[0]) else 1
-    for remaining in reversed(range(tries)):
-        try:
-            return await _listen_on_all(request, addresses)
-        except SocketError as exc:
-            # The port that the kernel chose on the first is taken on another.
-            if exc.errno != errno.EADDRINUSE or not remaining:
-                raise
-    raise AssertionError  # the last try has returned or raised
+    addresses = await look_up(request.local, request.ipv6, request.type)
+    return await open_on_each(addresses, lambda address: _listen(request, address))
 
 
 async def _adopt(
@@ -150,72 +142,26 @@ async def _adopt(
     return passives
 
 
-async def _listen_on_all(
-    request: PassiveRequest, addresses: Sequence[Address]
-) -> list[PassiveSocket]:
-    opened: list[PassiveSocket] = []
-    lacking: list[SocketError] = []
-    try:
-        for address in addresses:
-            if opened and _any_port(address):
-                address = dataclasses.replace(address, port=opened[0].port)
-            try:
-                opened.append(await _listen(request, address))
-            except SocketError as exc:
-                if not _lacks_family(exc, address):
-                    raise
-                lacking.append(exc)
-        if not opened:
-            raise lacking[-1]
-    except BaseException:
-        for passive in opened:
-            passive._close()
-        raise
-    return opened
-
-
-def _any_port(address: Address) -> TypeGuard[InternetAddress]:
-    return isinstance(address, InternetAddress) and address.port == 0
-
-
-def _lacks_family(exc: SocketError, address: Address) -> bool:
-    """Whether this machine has no such family: names often have an IPv6 address all the same."""
-    return exc.errno == errno.EAFNOSUPPORT or (
-        exc.errno == errno.EADDRNOTAVAIL and address.family == AF_INET6
-    )
-
-
-async def _look_up(request: PassiveRequest) -> list[Address]:
-    if isinstance(request.local, Address) and request.ipv6 is None:
-        return [request.local]
-    return await resolve_request(request.local, ipv6=request.ipv6, type=request.type)
-
-
 async def _open_wildcard(request: PassiveRequest) -> PassiveSocket:
     """One socket for both families where the system allows, else for IPv4."""
     found = await resolve_request(request.local, ipv6=request.ipv6, type=request.type)
     if len(found) == 1:
         return await _listen(request, found[0])
     six, four = found
-    dual = dataclasses.replace(request, options=_BOTH_FAMILIES | request.options)
+    dual = dataclasses.replace(request, options=BOTH_FAMILIES | request.options)
     try:
         return await _listen(dual, six)
     except SocketError as exc:
-        if not _lacks_family(exc, six):
+        if not lacks_family(exc, six):
             raise
     return await _listen(request, four)
-
-
-_BOTH_FAMILIES: Final = SocketOptions(ipv6_only=False)
-_ONE_FAMILY: Final = SocketOptions(ipv6_only=True)
 
 
 async def _listen(request: PassiveRequest, address: Address) -> PassiveSocket:
     """Open, configure, bind, listen: on one literal address."""
     options = request.options
     if address.family == AF_INET6:
-        # Never left to the system's own default: it differs.
-        options = _ONE_FAMILY | options
+        options = ONE_FAMILY | options
     full = with_defaults(options, family=address.family, type=request.kind, role="passive")
     plan = compile_plan(full, family=address.family, type=request.kind, role="passive")
     sock = new_socket(address.family, request.kind, plan.protocol)
@@ -242,7 +188,7 @@ async def _bind_and_listen(
     listen = functools.partial(sock.listen, backlog)
     if is_path(address) and isinstance(sock, stdlib_socket.socket):
         return await bind_path(sock, address, request, listen)
-    await bind_socket(sock, address)
+    await bind_socket(sock, address, request)
     try:
         listen()
     except OSError as exc:

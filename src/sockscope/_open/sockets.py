@@ -11,6 +11,7 @@ import trio
 
 from sockscope._addresses.values import Address
 from sockscope._core.errors import socket_error
+from sockscope._open.local_path import PathArguments, bind_path, is_path
 from sockscope._sockets.base import AnySocket, is_custom
 
 AF_INET: Final = int(stdlib_socket.AF_INET)
@@ -90,14 +91,22 @@ def run_configure(
     configure(shown, ConfigureContext(int(sock.family), int(sock.type), role, address))
 
 
-async def bind_socket(sock: AnySocket, address: Address) -> None:
-    """Bind to a literal address.
+async def bind_socket(
+    sock: AnySocket, address: Address, arguments: PathArguments
+) -> Callable[[], None] | None:
+    """Bind to a literal address, or to a path of the file system.
+
+    Returns:
+      What removes the path again, where there is one.
 
     Raises:
       SocketError: the address is in use, not on this machine, or not allowed.
 
-    A checkpoint for a custom factory's socket only: for all others what follows is one.
+    A checkpoint for a path and for a custom factory's socket: for all others what follows
+    is one.
     """
+    if is_path(address) and isinstance(sock, stdlib_socket.socket):
+        return await bind_path(sock, address, arguments)
     try:
         if is_custom(sock):
             await sock.bind(address.sockaddr)
@@ -106,3 +115,4 @@ async def bind_socket(sock: AnySocket, address: Address) -> None:
             plain.bind(address.sockaddr)
     except OSError as exc:
         raise socket_error(exc, f"bind to {address}") from exc
+    return None

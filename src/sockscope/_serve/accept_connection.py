@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar, overload
 
-import outcome
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
@@ -76,9 +75,9 @@ def accept_connection(
         return _accept_from_socket(source, timeout, wait, options)
     if not isinstance(source, Server):
         raise TypeError(f"accept_connection takes a PassiveSocket or a Server, not {source!r}")
-    if source._lender is None:
+    if source._connections.lender is None:
         raise RuntimeError("this server has a handler, which gets its connections")
-    return _accept_from_server(source, source._lender, timeout, wait, options)
+    return _accept_from_server(source, source._connections.lender, timeout, wait, options)
 
 
 @asynccontextmanager
@@ -104,19 +103,19 @@ async def _accept_from_server(
     server: Server[T], lender: Lender[T], timeout: float, wait: bool, options: SocketOptions | None
 ) -> AsyncGenerator[T, None]:
     loan = await _borrow(server, lender, timeout, wait)
-    result: outcome.Outcome[Any] = outcome.Value(None)
+    error: BaseException | None = None
     try:
         if options is not None:
             options.apply(loan.stream)
         yield loan.connection
     except BaseException as exc:
-        result = outcome.Error(exc)
+        error = exc
         await close_after(loan.stream, loan.connection, failed=True)
         raise
     else:
         await close_after(loan.stream, loan.connection, failed=False)
     finally:
-        loan.give_back(result)
+        loan.give_back(error)
 
 
 async def _borrow(server: Server[T], lender: Lender[T], timeout: float, wait: bool) -> Loan[T]:
@@ -126,7 +125,7 @@ async def _borrow(server: Server[T], lender: Lender[T], timeout: float, wait: bo
         try:
             return await _borrow_at_once(server, lender)
         except trio.WouldBlock:
-            raise AcceptTimeoutError("no connection is there") from None
+            raise AcceptTimeoutError(f"no connection is there on {server!r}") from None
     with deadline_after(timeout):
         return await lender.borrow()
     raise AcceptTimeoutError(f"no connection within {timeout} s on {server!r}")
@@ -135,14 +134,7 @@ async def _borrow(server: Server[T], lender: Lender[T], timeout: float, wait: bo
 async def _borrow_at_once(server: Server[T], lender: Lender[T]) -> Loan[T]:
     """A connection that is ready, or one from a queue as soon as it is prepared."""
     await checkpoint_if_cancelled()
-    try:
-        loan = lender.borrow_nowait()
-    except trio.WouldBlock:
-        stream = server._begin_one()
-        if stream is None:
-            raise
-        while lender.is_preparing(stream):
-            await lender.prepared()
-        return lender.borrow_nowait()
-    await cancel_shielded_checkpoint()
-    return loan
+    if not lender.has_ready() and lender.missing() >= 0:
+        # All that are on their way are spoken for.
+        server._begin_one()
+    return await lender.borrow(at_once=True)

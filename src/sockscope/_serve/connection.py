@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from typing import Any, Final
 
@@ -42,25 +43,22 @@ async def prepare(
     Raises:
       PreparationFailed: it has been counted and logged.
     """
-    hook = settings.connection_options
-    with deadline_after(settings.handshake_timeout):
-        try:
-            await _set_options(hook, passive, stream)
-        except Exception as exc:
-            counters.option_failures += 1
-            _tell("the options of", stream, exc)
-            raise PreparationFailed from exc
-        if settings.upgrade is None:
-            return stream
-        try:
-            return await settings.upgrade(stream)
-        except Exception as exc:
+    are_set = False
+    try:
+        with deadline_after(settings.handshake_timeout):
+            await _set_options(settings.connection_options, passive, stream)
+            are_set = True
+            return stream if settings.upgrade is None else await settings.upgrade(stream)
+        raise HandshakeTimeoutError(
+            f"not ready within {settings.handshake_timeout} s: stream {stream._describe()}"
+        )
+    except Exception as exc:
+        if are_set:
             _count(counters.upgrade_failures, _kind_of(exc, stream))
-            _tell("the upgrade of", stream, exc)
-            raise PreparationFailed from exc
-    _count(counters.upgrade_failures, "timeout")
-    message = f"not upgraded within {settings.handshake_timeout} s: stream {stream._describe()}"
-    raise PreparationFailed from HandshakeTimeoutError(message)
+            _tell("the upgrade of", stream, exc, logging.DEBUG)
+        else:
+            _options_failed(counters, stream, exc)
+        raise PreparationFailed from exc
 
 
 #: Which counter a connection's end belongs to: a cancelled handler has finished, too.
@@ -86,9 +84,15 @@ def set_options(
     try:
         passive.configure_child(stream, options or NO_OPTIONS)
     except Exception as exc:
-        counters.option_failures += 1
-        _tell("the options of", stream, exc)
+        _options_failed(counters, stream, exc)
         raise PreparationFailed from exc
+
+
+def _options_failed(counters: Counters, stream: StreamSocket, exc: Exception) -> None:
+    """Count and tell it: the first time for all to see, for most likely each one will fail."""
+    counters.option_failures += 1
+    level = logging.WARNING if counters.option_failures == 1 else logging.DEBUG
+    _tell("the options of", stream, exc, level)
 
 
 async def _set_options(hook: Any, passive: PassiveSocket, stream: StreamSocket) -> None:
@@ -109,18 +113,20 @@ def _count(counts: dict[str, int], kind: str) -> None:
 
 
 def _kind_of(exc: Exception, stream: StreamSocket) -> str:
+    if isinstance(exc, HandshakeTimeoutError):
+        return "timeout"
     if isinstance(exc, HandshakeError) and exc.reason:
         return exc.reason
     return "reset" if is_reset(exc, stream) else type(exc).__name__
 
 
-def _tell(what: str, stream: StreamSocket, exc: Exception) -> None:
-    """Log a failed preparation: a traceback only where the user's own code is at fault.
+def _tell(what: str, stream: StreamSocket, exc: Exception, level: int) -> None:
+    """Log a failed preparation: a traceback where the user's own code is at fault.
 
     A hostile peer can make handshakes fail at any rate, so those are for debugging.
     """
     if isinstance(exc, (SocketError, trio.BrokenResourceError)):
-        LOGGER.debug("%s the connection %s failed: %s", what, stream._describe(), exc)
+        LOGGER.log(level, "%s the connection %s failed: %s", what, stream._describe(), exc)
     else:
         LOGGER.error("%s the connection %s failed", what, stream._describe(), exc_info=exc)
 

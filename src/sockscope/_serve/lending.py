@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections import OrderedDict, deque
 from typing import Any, Generic, TypeVar
 
 import outcome
 import trio
-from trio.lowlevel import ParkingLot
+from trio.lowlevel import Abort, ParkingLot, Task
 
 from sockscope._sockets.stream import StreamSocket
 
 T = TypeVar("T")
+
+_NO_MORE = "the server drains and accepts no more"
 
 
 class Loan(Generic[T]):
@@ -20,112 +22,119 @@ class Loan(Generic[T]):
     def __init__(self, stream: StreamSocket, connection: T) -> None:
         self.stream = stream
         self.connection = connection
-        self._result: outcome.Outcome[Any] = outcome.Value(None)
+        self._error: BaseException | None = None
         self._returned = trio.Event()
         # Its lifetime has ended, or its server, before or while somebody had it.
         self.is_over = False
 
-    def give_back(self, result: outcome.Outcome[Any]) -> None:
-        """The borrower is done, with this result."""
-        self._result = result
+    def give_back(self, error: BaseException | None) -> None:
+        """The borrower is done, and has raised *error*."""
+        self._error = error
         self._returned.set()
 
-    async def result(self) -> outcome.Outcome[Any]:
-        """Wait until it is given back."""
+    async def returned(self) -> outcome.Outcome[Any]:
+        """Wait until it is given back, and how."""
         try:
             await self._returned.wait()
         except BaseException:
             self.is_over = True
             raise
-        return self._result
+        return outcome.Value(None) if self._error is None else outcome.Error(self._error)
 
 
 class Lender(Generic[T]):
     """Connections that are ready, and the tasks that wait for one, first come first served.
 
     A connection is taken from the kernel only if somebody waits for it: until then it
-    is safe in the kernel's queue.
+    is safe in the kernel's queue. It goes to who waits longest in the very step in which
+    it is ready, so that it cannot be lost on the way.
     """
 
     def __init__(self) -> None:
-        self._ready_in, self._ready_out = trio.open_memory_channel[Loan[T]](math.inf)
-        self._borrowers = 0
+        self._ready: deque[Loan[T]] = deque()
+        # With each whether it waits only while connections are being prepared.
+        self._waiting: OrderedDict[Task, bool] = OrderedDict()
         self._preparing: set[StreamSocket] = set()
-        self._changed = ParkingLot()
+        self._wanted = ParkingLot()
         self._no_more = False
 
-    def _missing(self) -> int:
+    def missing(self) -> int:
         """How many connections are wanted beyond those that are on their way."""
-        ready = self._ready_in.statistics().current_buffer_used
-        return self._borrowers - ready - len(self._preparing)
+        return len(self._waiting) - len(self._preparing)
 
     async def wanted(self) -> int:
         """Wait until connections are wanted; how many. No checkpoint if some are."""
-        while self._missing() < 1:
-            await self._changed.park()
-        return self._missing()
+        while self.missing() < 1:
+            await self._wanted.park()
+        return self.missing()
 
     def begin(self, stream: StreamSocket) -> None:
         """*stream* has been accepted, and will be lent or be `over`."""
         self._preparing.add(stream)
 
-    def is_preparing(self, stream: StreamSocket) -> bool:
-        """Whether it is neither lent nor over."""
-        return stream in self._preparing
-
     def over(self, stream: StreamSocket) -> None:
         """*stream* is no longer being prepared."""
         self._preparing.discard(stream)
-        self._changed.unpark_all()
-        self._close_if_done()
+        self._wanted.unpark_all()
+        if not self._preparing:
+            self._tell_who_waits_in_vain()
 
     def no_more(self) -> None:
         """The server accepts no more: once all is lent, borrowers are told."""
         self._no_more = True
-        self._close_if_done()
+        if not self._preparing:
+            self._tell_who_waits_in_vain()
 
-    def _close_if_done(self) -> None:
-        if self._no_more and not self._preparing:
-            self._ready_in.close()
+    def _tell_who_waits_in_vain(self) -> None:
+        for task, at_once in tuple(self._waiting.items()):
+            if self._no_more:
+                error: Exception = trio.ClosedResourceError(_NO_MORE)
+            elif at_once:
+                error = trio.WouldBlock()
+            else:
+                continue
+            del self._waiting[task]
+            trio.lowlevel.reschedule(task, outcome.Error(error))
 
     async def lend(self, stream: StreamSocket, connection: T) -> outcome.Outcome[Any]:
-        """Offer a connection and wait until it is given back; the borrower's result."""
+        """Offer a connection, and wait until it is given back; how that ended."""
         loan = Loan(stream, connection)
-        self._ready_in.send_nowait(loan)
+        if self._waiting:
+            task, _ = self._waiting.popitem(last=False)
+            trio.lowlevel.reschedule(task, outcome.Value(loan))
+        else:
+            self._ready.append(loan)
         self.over(stream)
-        return await loan.result()
+        return await loan.returned()
 
-    async def borrow(self) -> Loan[T]:
-        """Wait for a connection.
+    async def borrow(self, *, at_once: bool = False) -> Loan[T]:
+        """Wait for a connection; with *at_once*, only for those that are being prepared.
 
         Raises:
           trio.ClosedResourceError: the server drains, and all its connections are lent.
+          trio.WouldBlock: with *at_once*, none of them came to be ready.
+
+        A checkpoint. When cancelled, no connection has been taken.
         """
-        self._borrowers += 1
-        self._changed.unpark_all()
-        try:
-            while (loan := await self._ready_out.receive()).is_over:
-                pass
-            return loan
-        except trio.EndOfChannel:
-            raise trio.ClosedResourceError("the server drains and accepts no more") from None
-        finally:
-            self._borrowers -= 1
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while self._ready:
+            loan = self._ready.popleft()
+            if not loan.is_over:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return loan
+        if not self._preparing and (self._no_more or at_once):
+            raise trio.ClosedResourceError(_NO_MORE) if self._no_more else trio.WouldBlock
+        task = trio.lowlevel.current_task()
+        self._waiting[task] = at_once
+        self._wanted.unpark_all()
 
-    def borrow_nowait(self) -> Loan[T]:
-        """A connection that is ready.
+        def abort(_: object) -> Abort:
+            del self._waiting[task]
+            return Abort.SUCCEEDED
 
-        Raises:
-          trio.WouldBlock: there is none.
-          trio.ClosedResourceError: as `borrow`.
-        """
-        try:
-            while (loan := self._ready_out.receive_nowait()).is_over:
-                pass
-            return loan
-        except trio.EndOfChannel:
-            raise trio.ClosedResourceError("the server drains and accepts no more") from None
+        lent: Loan[T] = await trio.lowlevel.wait_task_rescheduled(abort)
+        return lent
 
-    async def prepared(self) -> None:
-        """Wait until one of the connections that are being prepared is ready, or over."""
-        await self._changed.park()
+    def has_ready(self) -> bool:
+        """Whether a connection can be had without waiting."""
+        return any(not loan.is_over for loan in self._ready)

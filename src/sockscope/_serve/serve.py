@@ -207,8 +207,7 @@ async def _serve_scope(arguments: ServeArguments) -> AsyncGenerator[Server[Any],
         await _open_all(arguments.requests(), passives)
         server: Server[Any] = Server(passives, settings)
         async with trio.open_nursery() as server._nursery:
-            await server._nursery.start(server._host)
-            server._start(server._nursery)
+            await server._run()
             yield server
             await server.drain()
     finally:

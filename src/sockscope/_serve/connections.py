@@ -1,0 +1,291 @@
+"""The connections of a server: each in a task of its own, counted, told, and let go."""
+
+from __future__ import annotations
+
+import socket as stdlib_socket
+import sys
+from typing import Any, Final, Generic, TypeVar
+
+import outcome
+import trio
+from trio.lowlevel import ParkingLot
+
+from sockscope._options.defaults import NO_OPTIONS
+from sockscope._serve.accepting import BATCH, LOGGER
+from sockscope._serve.connection import (
+    COUNTER_OF,
+    PreparationFailed,
+    needs_farewell,
+    outcome_of,
+    prepare,
+    say_farewell,
+    set_options,
+)
+from sockscope._serve.lending import Lender
+from sockscope._serve.limits import Admission, Gate
+from sockscope._serve.lingering import (
+    copy_for_lingering,
+    keep_for_lingering,
+    linger,
+    take_for_lingering,
+)
+from sockscope._serve.overload import Reserve
+from sockscope._serve.settings import Outcome, Settings
+from sockscope._serve.statistics import Counters
+from sockscope._serve.timers import Timers
+from sockscope._sockets.passive import PassiveSocket
+from sockscope._sockets.stream import StreamSocket
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+T = TypeVar("T")
+
+# Counted, but no error of the handler's.
+_NOT_TOLD: Final = frozenset({"reset", "timed_out"})
+
+# Trio would make the name anew for each task, and keep it.
+_TASK_NAME: Final = "sockscope connection"
+
+
+class Connections(Generic[T]):
+    """What a server has accepted: from `begin` until nothing of it is left."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.counters = Counters()
+        self.live: set[StreamSocket] = set()
+        # Connections that are over, but whose peer is still sending.
+        self.lingering = 0
+        # Who waits for one to give its descriptor back, or until all have ended.
+        self.freed = ParkingLot()
+        self._ends = ParkingLot()
+        self._settings = settings
+        self._handler: Any = settings.handler
+        self._nursery: trio.Nursery
+        self._prepares = settings.upgrade is not None or callable(settings.connection_options)
+        # What is not asked for is None, and costs one comparison.
+        self.lender = Lender[T]() if settings.handler is None else None
+        self.gate = Gate.of(
+            settings.max_connections,
+            settings.accept_rate,
+            settings.overload,
+            lambda: len(self.live) + self.lingering,
+            self.freed,
+        )
+        self.reserve = Reserve() if settings.overload == "reject" else None
+        self._admission = Admission.of(
+            settings.allow, settings.deny, settings.max_connections_per_host
+        )
+        self._timers = Timers.of(settings.lifetime, settings.idle_timeout)
+
+    async def host(self, drained: trio.Event, task_status: trio.TaskStatus[None]) -> None:
+        """Hold the nursery of the handlers, which can be cut without the server's body."""
+        failure: BaseException | None = None
+        try:
+            async with trio.open_nursery() as self._nursery:
+                if self._timers is not None:
+                    self._nursery.start_soon(self._timers.run)
+                task_status.started()
+                await drained.wait()
+                # The timers' task is all that is left.
+                self._nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # One failure is shown as a child of the server's own nursery would be.
+            failure = group.exceptions[0] if len(group.exceptions) == 1 else group
+        finally:
+            if self.reserve is not None:
+                self.reserve.close()
+        if failure is not None:
+            raise failure
+
+    async def all_ended(self) -> None:
+        """Wait until none is left, lingering ones included. A checkpoint unless none is."""
+        while self.live or self.lingering:
+            await self._ends.park()
+
+    def cut(self) -> None:
+        """Cancel all that are left."""
+        self._nursery.cancel_scope.cancel()
+
+    def has_room(self) -> bool:
+        """Whether a connection more may be taken from the kernel."""
+        return self.gate is None or self.gate.room() >= 1
+
+    async def wanted(self) -> int:
+        """Wait until there is room, and somebody asks where they are lent; for how many.
+
+        A checkpoint only if it waits.
+        """
+        while True:
+            wanted: float = BATCH if self.lender is None else await self.lender.wanted()
+            if self.gate is not None:
+                wanted = min(wanted, self.gate.room())
+            if wanted >= 1:
+                return int(wanted)
+            assert self.gate is not None
+            await self.gate.wait()
+
+    def begin(self, passive: PassiveSocket, sock: Any, peer: Any) -> bool:
+        """Begin a connection that was accepted; False if it is refused."""
+        stream = passive._make_child(sock, NO_OPTIONS, peer=peer, accepted=True)
+        return self.begin_stream(passive, stream)
+
+    def begin_stream(self, passive: PassiveSocket, stream: StreamSocket) -> bool:
+        """`begin`, with the stream made already."""
+        self.counters.accepted += 1
+        if (self._admission is not None or self.gate is not None) and self._is_refused(stream):
+            return False
+        try:
+            self._nursery.start_soon(self._serve, passive, stream, name=_TASK_NAME)
+        except RuntimeError:
+            # The server was cancelled, and has ended: nobody is left to serve it.
+            self.counters.finished += 1
+            stream.abort()
+            return False
+        self.live.add(stream)
+        if self.lender is not None:
+            self.lender.begin(stream)
+        return True
+
+    def _is_refused(self, stream: StreamSocket) -> bool:
+        """Whether a limit forbids *stream*: then it is reset and counted."""
+        reason = None if self._admission is None else self._admission.refusal(stream)
+        if reason is None and self.gate is not None:
+            reason = self.gate.refusal(stream)
+            if reason is not None and self._admission is not None:
+                self._admission.leave(stream)
+        if reason is None:
+            return False
+        self.counters.refuse(reason)
+        stream.abort()
+        return True
+
+    async def _serve(self, passive: PassiveSocket, stream: StreamSocket) -> None:
+        """One connection, from accept to close; whatever happens, it is closed and counted."""
+        connection: Any = stream
+        result: outcome.Outcome[Any] | None = None
+        failed = is_lent = False
+        began = 0.0 if self._timers is None else trio.current_time()
+        copy = None
+        try:
+            result = self._announce(stream)
+            if result is None:
+                if self.gate is not None:
+                    await self.gate.turn(stream)
+                if self._prepares:
+                    connection = await prepare(self._settings, self.counters, passive, stream)
+                else:
+                    set_options(self._settings, self.counters, passive, stream)
+                is_lent = self.lender is not None
+                # As outcome.acapture, whose frame each idle connection would keep.
+                if self._timers is not None:
+                    result = await self._timers.handle(
+                        stream, began, self._hand_over, stream, connection
+                    )
+                elif self.lender is None:
+                    result = outcome.Value(await self._handler(connection))
+                else:
+                    result = await self.lender.lend(stream, connection)
+        except PreparationFailed:
+            failed = True
+        except BaseException as exc:
+            result = outcome.Error(exc)
+        finally:
+            try:
+                ended_well = isinstance(result, outcome.Value)
+                if needs_farewell(stream, connection, ended_well):
+                    if ended_well and connection is not stream:
+                        copy = copy_for_lingering(stream)
+                    await say_farewell(stream, connection, ended_well)
+            finally:
+                how = "failed" if failed else outcome_of(result, stream)
+                if copy is not None:
+                    copy = keep_for_lingering(copy)
+                elif not (failed or how == "cancelled"):
+                    copy = take_for_lingering(stream)
+                self.counters.close_errors += not stream._close()
+                self._end(stream, how, failed, copy)
+        if result is not None:
+            self._report(result, stream, is_lent)
+
+    async def _hand_over(self, stream: StreamSocket, connection: Any) -> outcome.Outcome[Any]:
+        if self.lender is not None:
+            return await self.lender.lend(stream, connection)
+        return outcome.Value(await self._handler(connection))
+
+    def _announce(self, stream: StreamSocket) -> outcome.Outcome[Any] | None:
+        """Call ``on_open``; what it raises counts as the handler's."""
+        if self._settings.on_open is None:
+            return None
+        result = outcome.capture(self._settings.on_open, stream)
+        return result if isinstance(result, outcome.Error) else None
+
+    def _end(
+        self,
+        stream: StreamSocket,
+        how: Outcome,
+        counted: bool,
+        rest: stdlib_socket.socket | None,
+    ) -> None:
+        """The connection is closed, or lingers as *rest*: count it."""
+        counters = self.counters
+        self.live.discard(stream)
+        counters.bytes_received += stream._bytes_received
+        counters.bytes_sent += stream._bytes_sent
+        if how == "finished":
+            counters.finished += 1
+        elif not counted:
+            name = COUNTER_OF[how]
+            setattr(counters, name, getattr(counters, name) + 1)
+        if self.lender is not None:
+            self.lender.over(stream)
+        if rest is None:
+            self._leave(stream)
+        else:
+            self.lingering += 1
+            self._nursery.start_soon(self._linger, stream, rest)
+        if self._settings.on_close is not None:
+            self._report(outcome.capture(self._settings.on_close, stream, how), stream)
+
+    async def _linger(self, stream: StreamSocket, rest: stdlib_socket.socket) -> None:
+        closed_well = True
+        try:
+            closed_well = await linger(rest)
+        finally:
+            self.counters.close_errors += not closed_well
+            self.lingering -= 1
+            self._leave(stream)
+
+    def _leave(self, stream: StreamSocket) -> None:
+        """Nothing is left of a connection: wake who waits for that."""
+        if self._ends and not (self.live or self.lingering):
+            self._ends.unpark_all()
+        if self.freed:
+            self.freed.unpark_all()
+        if self._admission is not None:
+            self._admission.leave(stream)
+        if self.gate is not None:
+            self.gate.leave()
+        if self.reserve is not None:
+            self.reserve.refill()
+
+    def _report(
+        self, result: outcome.Outcome[Any], stream: StreamSocket, is_lent: bool = False
+    ) -> None:
+        """Deal with what a handler raised, as ``handler_errors`` says."""
+        if not isinstance(result, outcome.Error) or outcome_of(result, stream) in _NOT_TOLD:
+            return
+        error = result.error
+        if is_lent and isinstance(error, Exception):
+            return  # a borrower's own exception: it has it already
+        policy = self._settings.handler_errors
+        if policy == "raise" or not isinstance(error, Exception):
+            result.unwrap()
+        elif callable(policy):
+            policy(error, stream)
+        else:
+            LOGGER.error(
+                "the handler of the connection from %s failed",
+                stream.remote_address,
+                exc_info=error,
+            )
