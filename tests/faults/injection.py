@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from sockscope.testing import open_descriptors
+
 
 @functools.cache
 def _shim() -> ctypes.CDLL:
@@ -29,6 +31,16 @@ def fault_clear(call: str) -> None:
 def fault_count(call: str) -> int:
     """How often *call* has failed since it was armed last."""
     return _shim().fault_count(call.encode())
+
+
+def spare_open_descriptors() -> None:
+    """Let no call fail that is about a descriptor which is open now.
+
+    Trio's wake-up is among them: no program outlives a fault there, so a test that lets
+    threads run, and opens all it has within `fault`, calls this first.
+    """
+    for number in open_descriptors():
+        _shim().fault_spare(number)
 
 
 @contextmanager

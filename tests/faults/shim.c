@@ -62,10 +62,14 @@ static struct fault {
     int injected;
 } faults[NUMBERS] = {CALLS(ENTRY){.call = "close"}};
 
+/* Descriptors whose calls neither fail nor count. */
+static unsigned char spared[1024];
+
 static int hit(int number, int fd) {
     struct fault *fault = &faults[number];
     int error = __atomic_load_n(&fault->error, __ATOMIC_ACQUIRE);
     if (!error || (fault->fd >= 0 && fault->fd != fd)) return 0;
+    if (fd >= 0 && fd < (int)sizeof spared && spared[fd]) return 0;
     int call = __atomic_add_fetch(&fault->calls, 1, __ATOMIC_SEQ_CST);
     if (call < fault->nth || (call > fault->nth && !fault->always)) return 0;
     __atomic_add_fetch(&fault->injected, 1, __ATOMIC_SEQ_CST);
@@ -120,6 +124,11 @@ int fault_set(const char *call, int error, int nth, int always, int fd) {
     if (error) fault->calls = fault->injected = 0;
     __atomic_store_n(&fault->error, error, __ATOMIC_RELEASE);
     return 0;
+}
+
+/* From now on no call about this descriptor fails. */
+void fault_spare(int fd) {
+    if (fd >= 0 && fd < (int)sizeof spared) spared[fd] = 1;
 }
 
 /* How often a call has failed since it was armed last. */
