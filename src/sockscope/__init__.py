@@ -17,6 +17,8 @@ only from those before it:
 Public submodules: `sockscope.buffered` (records, lines, text) and `sockscope.testing`.
 """
 
+import types as _types
+
 from sockscope._addresses.designators import AddressLike, HostLike
 from sockscope._addresses.interfaces import (
     InterfaceAddress,
@@ -179,8 +181,5 @@ __all__ = [
 
 # What users see lives where they find it, in messages, pickles and the documentation.
 for _value in [globals()[name] for name in __all__]:
-    if isinstance(_value, type) or callable(_value):
-        try:
-            _value.__module__ = __name__
-        except AttributeError:
-            pass  # a type alias
+    if isinstance(_value, (type, _types.FunctionType)):
+        _value.__module__ = __name__

@@ -102,6 +102,13 @@ class TestTheRace:
                 assert stream.remote_name == "name.test"
                 assert trio.current_time() == pytest.approx(0.123)
 
+    async def test_two_in_the_same_turn_leave_one(self, autojump_clock):
+        hosts = {"192.0.2.1": (5, None), "192.0.2.2": (5, None)}
+        async with play(hosts) as scenario:
+            async with open_socket(NAME, happy_eyeballs_delay=0):
+                assert len(scenario.attempts) == 2
+                assert len(scenario.open) == 1
+
     async def test_one_slow_success(self, autojump_clock):
         async with play({"192.0.2.1": (81, None)}):
             async with open_socket(NAME):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 from contextlib import AsyncExitStack
@@ -151,6 +152,58 @@ class TestStreams:
         await near.aclose()
         network.fail_close = False
         assert not near.is_open
+
+    async def test_aborting(self, pair):
+        near, far = pair
+        near.abort()
+        assert not near.is_open
+        assert await far.receive_some() == b""
+
+    async def test_a_reset_is_found_by_every_way_to_receive(self, pair, network):
+        near, _ = pair
+        near.socket.error = errno.ECONNRESET
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await near.receive(1, peek=True)
+        assert isinstance(caught.value.__cause__, ConnectionResetError)
+        with pytest.raises(trio.BrokenResourceError):
+            await near.receive_into(bytearray(1))
+
+    async def test_one_that_cannot_tell_its_name_is_not_bound(self, pair, monkeypatch):
+        near, _ = pair
+        assert near.is_bound
+
+        def getsockname():
+            raise OSError(errno.ENOBUFS, "no buffers")
+
+        monkeypatch.setattr(near.socket, "getsockname", getsockname)
+        assert not near.is_bound
+
+    async def test_one_that_refuses_to_be_reset_is_closed_all_the_same(self, pair, network):
+        near, _ = pair
+        network.refuse_options = True
+        near.abort()
+        assert not near.is_open
+
+
+async def test_a_factory_of_trios_own_sockets(loopback_listener):
+    """Such a factory changes what it gives out, and the rest is as without one."""
+
+    class Factory(trio.abc.SocketFactory):
+        made = 0
+
+        def socket(self, *arguments):
+            self.made += 1
+            plain = socket.socket(*arguments)
+            return trio.socket.from_stdlib_socket(plain)
+
+    factory = Factory()
+    trio.socket.set_custom_socket_factory(factory)
+    async with open_socket(loopback_listener.address) as near:
+        async with await loopback_listener.accept() as far:
+            await near.send_all(b"x")
+            assert await far.receive_some() == b"x"
+            assert near.fileno() >= 0
+    assert factory.made == 1
 
 
 class TestPassive:

@@ -410,3 +410,90 @@ trio.run(main)
 def test_edges_are_what_it_asks_for():
     """What makes one registration for life possible."""
     assert engine._INTEREST & select.EPOLLET
+
+
+async def test_a_sender_that_was_woken_for_nothing_waits_on(pair):
+    near, far = pair
+    size = 1 << 22
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive, near, [])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(near.send_all, bytes(size))
+        await wait_all_tasks_blocked()
+        assert near._writer is not None
+        # Whoever sleeps in the engine looks again, finds no room, and waits by Trio's call.
+        assert near.socket.fileno() == near.fileno()
+        await wait_all_tasks_blocked()
+        received = 0
+        while received < size:
+            received += len(await far.receive_some(1 << 20))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_sender_is_no_longer_known(pair):
+    near, far = pair
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive, near, [])
+        await wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as inner:
+                inner.start_soon(near.send_all, bytes(1 << 22))
+                await wait_all_tasks_blocked()
+                assert near._writer is not None
+                scope.cancel()
+        assert near._writer is None
+        await far.send_all(b"x")
+
+
+async def test_a_stream_that_comes_to_wait_more_often_than_others_leaves(monkeypatch, pair):
+    near, far = pair
+    got = []
+    for always in (True, False):
+        monkeypatch.setattr(engine, "_ALWAYS", always)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive, near, got)
+            await wait_all_tasks_blocked()
+            assert is_asleep_in_engine(near) is always
+            await far.send_all(b"x")
+    assert [data.unwrap() for data in got] == [b"x", b"x"]
+
+
+@pytest.mark.parametrize("reused", [False, True])
+async def test_a_number_closed_behind_our_back(always, reused):
+    """Its events go to nobody, and its new owner is left alone."""
+    async with AsyncExitStack() as stack:
+        idle, _ = await stack.enter_async_context(open_loopback_pair())
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(receive, idle, [])
+        stolen, peer = await stack.enter_async_context(open_loopback_pair())
+        number = stolen.fileno()
+        # Gone for the stream, but the connection lives on: the kernel still has the watch.
+        held = os.dup(number)
+        try:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(receive, stolen, [])
+                    await wait_all_tasks_blocked()
+                    scope.cancel()
+            assert stolen._registered == number
+            with open(os.devnull) as nothing:
+                os.dup2(nothing.fileno(), number)
+            other, other_peer = stdlib_socket.socketpair()
+            with other_peer:
+                if reused:
+                    os.dup2(other.fileno(), number)
+                    second = StreamSocket(_nonblocking(number), SocketOptions(), peer="")
+                    nursery.start_soon(receive, second, [])
+                    await wait_all_tasks_blocked()
+                    assert is_asleep_in_engine(second)
+                other.close()
+                stolen._wake()
+                assert stolen._registered == -1
+                await peer.send_all(b"for nobody")
+                await wait_all_tasks_blocked(0.01)
+                if reused:
+                    assert is_asleep_in_engine(second)
+                    second.detach()
+        finally:
+            os.close(held)
+            nursery.cancel_scope.cancel()

@@ -89,6 +89,33 @@ class TestAccept:
             async with open_socket(loopback_listener.address):
                 pass
 
+    async def test_somebody_else_is_faster(self, loopback_listener):
+        """Another process has the listener, too, and takes what this one was woken for."""
+        shared = os.dup(loopback_listener.fileno())
+        family, kind = loopback_listener._sock.family, loopback_listener._sock.type
+        with socket.socket(family, kind, fileno=shared) as other:
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def thief():
+                    while True:
+                        await trio.lowlevel.wait_readable(other)
+                        try:
+                            stolen.append(other.accept()[0])
+                        except BlockingIOError:
+                            return
+
+                stolen, taken = [], []
+                # Who of the two is woken first is Trio's choice, and it throws dice.
+                for _ in range(20):
+                    async with open_socket(loopback_listener.address):
+                        with trio.move_on_after(0.05):
+                            taken.append(await loopback_listener.accept())
+                nursery.cancel_scope.cancel()
+        assert len(stolen) + len(taken) == 20
+        for child in (*stolen, *(child._sock for child in taken)):
+            child.close()
+
     async def test_nowait(self, loopback_listener):
         with pytest.raises(trio.WouldBlock):
             loopback_listener.accept_nowait()
@@ -415,6 +442,13 @@ class TestWhatItTells:
                 assert passive.statistics().queue == 3
                 await (await passive.accept()).aclose()
                 assert passive.statistics()[:2] == (1, 2)
+
+    async def test_a_system_that_does_not_tell(self, loopback_listener, monkeypatch):
+        def get_option(self, name):
+            raise UnsupportedOptionError(errno.ENOPROTOOPT, "not here", option=name)
+
+        monkeypatch.setattr(type(loopback_listener), "get_option", get_option)
+        assert loopback_listener.statistics() == (0, None, None, None)
 
     async def test_a_local_queue(self):
         async with open_loopback_listener("local") as passive, open_clients(passive, 1):

@@ -329,6 +329,21 @@ class TestLinger:
             assert scope.cancelled_caught
             assert not near.is_open
 
+    async def test_an_upgrade_that_fails_does_not_wait(self, loopback_listener):
+        async def fail(stream):
+            await fill(stream)
+            raise KeyError
+
+        with pytest.raises(KeyError), no_descriptor_left(), trio.fail_after(5):
+            await make_socket(loopback_listener.address, options=TEN_MINUTES, upgrade=fail)
+
+    async def test_a_descriptor_that_is_no_socket_by_now(self, loopback_pair):
+        near, _ = loopback_pair
+        with open(os.devnull) as nothing:
+            os.dup2(nothing.fileno(), near.fileno())
+        await near.aclose()
+        assert not near.is_open
+
     async def test_set_behind_our_back(self):
         """Through its socket: close(2) would block just the same."""
         async with open_loopback_pair() as (near, _):

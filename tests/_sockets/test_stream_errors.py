@@ -52,6 +52,17 @@ class TestReset:
             assert await expect_broken(lambda: near.receive(1, peek=True)) is first
             assert await expect_broken(lambda: near.send_all(b"x")) is first
 
+    async def test_while_it_waits(self, tcp_pair):
+        near, far = tcp_pair
+        for call in (
+            lambda: near.receive(1, peek=True),
+            lambda: near.receive_into(bytearray(1)),
+        ):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(expect_broken, call)
+                await trio.testing.wait_all_tasks_blocked()
+                far.abort()
+
     async def test_what_came_before_is_delivered_first(self, tcp_pair):
         near, far = tcp_pair
         await far.send_all(b"last words")

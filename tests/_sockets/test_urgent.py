@@ -169,6 +169,19 @@ class TestOutOfLine:
             await trio.testing.wait_all_tasks_blocked()
             await near.send(b"!", out_of_band=True)
 
+    async def test_without_epoll_closing_ends_it(self, pair, monkeypatch, autojump_clock):
+        monkeypatch.delattr(select, "EPOLLPRI")
+        _near, far = pair
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def wait():
+                with pytest.raises(trio.ClosedResourceError):
+                    await far.receive(1, out_of_band=True)
+
+            await trio.testing.wait_all_tasks_blocked()
+            await far.aclose()
+
     async def test_without_poll_nothing_is_known_of_the_end(
         self, pair, monkeypatch, autojump_clock
     ):

@@ -63,14 +63,14 @@ async def open_on_each(
       SocketError: an address could not be bound; none is left open.
     """
     tries = _PORT_TRIES if len(addresses) > 1 and _takes_any_port(addresses[0]) else 1
-    for remaining in reversed(range(tries)):
+    while True:
+        tries -= 1
         try:
             return await _open_all(addresses, open_one)
         except SocketError as exc:
             # The port that the kernel chose on the first is taken on another.
-            if exc.errno != errno.EADDRINUSE or not remaining:
+            if exc.errno != errno.EADDRINUSE or not tries:
                 raise
-    raise AssertionError  # the last try has returned or raised
 
 
 async def _open_all(

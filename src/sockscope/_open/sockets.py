@@ -49,7 +49,8 @@ def new_socket(family: int, type: int, protocol: int) -> AnySocket:
             return _unwrapped(trio.socket.socket(family, type, protocol))
         plain = stdlib_socket.socket(family, type, protocol)
     except OSError as exc:
-        raise socket_error(exc, f"open a socket of {_family_name(family)}") from exc
+        name = stdlib_socket.AddressFamily(family).name
+        raise socket_error(exc, f"open a socket of family {name}") from exc
     plain.setblocking(False)
     return plain
 
@@ -72,13 +73,6 @@ def _unwrapped(sock: trio.socket.SocketType) -> AnySocket:
     )
     plain.setblocking(False)
     return plain
-
-
-def _family_name(family: int) -> str:
-    try:
-        return f"family {stdlib_socket.AddressFamily(family).name}"
-    except ValueError:
-        return f"family {family}"
 
 
 def run_configure(

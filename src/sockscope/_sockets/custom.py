@@ -88,12 +88,15 @@ class CustomStreamSocket(_CustomSocket, StreamSocket):
         self._check_open()
         self._receiving = True
         try:
-            with deadline_after(0 if dont_wait else _forever(self._receive_timeout)):
+            # Broken it only gives what had come before that, and never waits for more.
+            at_once = dont_wait or self._error is not None
+            with deadline_after(0 if at_once else _forever(self._receive_timeout)):
                 return await attempt()
         except OSError as exc:
             self._fail(exc, "receive")
         finally:
             self._receiving = False
+        self._check_kept()
         if dont_wait:
             raise trio.WouldBlock
         raise ReceiveTimeoutError(

@@ -50,10 +50,9 @@ def _attempt(stream: StreamState, n: int, peek: bool) -> bytes | None:
     flags = stdlib_socket.MSG_OOB | (stdlib_socket.MSG_PEEK if peek else 0)
     try:
         return sock.recv(n, flags)
-    except BlockingIOError:
-        return None
     except OSError as exc:
-        if exc.errno != errno.EINVAL or not stream.is_open:
+        # EINVAL: none is there. EAGAIN: one is announced, but has not come yet.
+        if exc.errno not in (errno.EINVAL, errno.EAGAIN) or not stream.is_open:
             stream._fail(exc, "receive out of band")
     if not _has_ended(sock):
         return None
