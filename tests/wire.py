@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -25,6 +26,13 @@ def no_descriptor_left() -> Iterator[None]:
     if open_descriptors() != before:
         gc.collect()  # slow; and what waits for it is a warning, which is an error in tests
     assert open_descriptors() == before
+
+
+def close_behind_its_back(fd: int) -> None:
+    """Take *fd* away from its socket: the number belongs to something else at once."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, fd)
+    os.close(nothing)
 
 
 @contextlib.asynccontextmanager

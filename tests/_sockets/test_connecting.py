@@ -196,6 +196,20 @@ async def test_cancelled_at_every_step(loopback_listener, loopback_kind):
     await cancel_everywhere(connect)
 
 
+async def test_in_a_scope_that_is_cancelled_already_it_has_done_nothing(
+    loopback_listener, loopback_kind
+):
+    async with bare(loopback_kind) as stream:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await stream.connect(loopback_listener.address)
+        assert scope.cancelled_caught
+        assert stream.is_open
+        assert stream.remote_address is None
+        await stream.connect(loopback_listener.address)
+        assert stream.is_connected
+
+
 async def test_no_port_left_is_told_as_that(monkeypatch):
     """EAGAIN on an internet socket: never an unconnected stream, as waiting would give."""
     monkeypatch.setattr(socket.socket, "connect_ex", lambda sock, address: errno.EAGAIN)

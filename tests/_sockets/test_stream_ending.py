@@ -13,7 +13,14 @@ import trio.testing
 from sockscope import Linger, SocketOptions, make_socket, open_socket
 from sockscope._sockets import queues
 from sockscope.testing import open_descriptors, open_loopback_pair
-from tests.wire import fill, no_descriptor_left, open_pair, receive_all, receive_exactly
+from tests.wire import (
+    close_behind_its_back,
+    fill,
+    no_descriptor_left,
+    open_pair,
+    receive_all,
+    receive_exactly,
+)
 
 TEN_MINUTES = SocketOptions(linger=Linger(600))
 
@@ -339,8 +346,7 @@ class TestLinger:
 
     async def test_a_descriptor_that_is_no_socket_by_now(self, loopback_pair):
         near, _ = loopback_pair
-        with open(os.devnull) as nothing:
-            os.dup2(nothing.fileno(), near.fileno())
+        close_behind_its_back(near.fileno())
         await near.aclose()
         assert not near.is_open
 

@@ -93,9 +93,8 @@ async def _wait_urgent(stream: StreamState) -> None:
 
 async def _pause_until_urgent(stream: StreamState) -> None:
     pause = _FIRST_PAUSE
-    while stream.is_open:
-        await trio.sleep(pause)
-        _, _, urgent = select.select([], [], [stream.fileno()], 0)
-        if urgent:
-            return
+    await trio.sleep(pause)
+    # A closed stream has no number to look at; its next call tells.
+    while stream.is_open and not select.select([], [], [stream.fileno()], 0)[2]:
         pause = min(2 * pause, _LONGEST_PAUSE)
+        await trio.sleep(pause)
