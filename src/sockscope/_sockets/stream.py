@@ -7,7 +7,7 @@ import math
 import socket as stdlib_socket
 
 import trio
-from trio.lowlevel import checkpoint
+from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from sockscope._addresses.designators import AddressLike, Request, parse_designator
 from sockscope._addresses.resolve import resolve_request
@@ -103,7 +103,8 @@ class StreamSocket(  # pyright: ignore[reportIncompatibleMethodOverride]  # it h
           SocketError: the stream is connected already.
           trio.BusyResourceError: another task is connecting it.
 
-        A checkpoint. When cancelled while connecting, the stream is closed.
+        A checkpoint. When cancelled before connecting has begun, it has done nothing; while
+        connecting, the stream is closed, for that cannot be taken back.
         Source: connect(2); IOLib's ``connect`` (seed 003).
         """
         check_timeout(timeout)
@@ -136,6 +137,8 @@ class StreamSocket(  # pyright: ignore[reportIncompatibleMethodOverride]  # it h
             raise SocketError(
                 errno.EAFNOSUPPORT, f"cannot connect to {address}: this socket is of another family"
             )
+        # Until connect(2) nothing has been done, and the stream is as it was.
+        await checkpoint_if_cancelled()
         try:
             await connect_socket(self._sock, address.sockaddr)
             if self._on_connect is not None:
