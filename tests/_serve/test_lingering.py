@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 
 import pytest
@@ -10,7 +9,14 @@ import trio
 import trio.testing
 import trustme
 
-from sockscope import Linger, SocketOptions, open_socket, serve_passive, tls_upgrade
+from sockscope import (
+    Linger,
+    SocketOptions,
+    accept_connection,
+    open_socket,
+    serve_passive,
+    tls_upgrade,
+)
 from sockscope._serve import lingering
 from sockscope.testing import open_descriptors, serving
 from tests._serve.waiting import until
@@ -218,30 +224,45 @@ async def test_below_an_upgraded_stream():
     assert open_descriptors() == before
 
 
-async def test_an_upgraded_stream_without_a_descriptor_to_spare(monkeypatch):
-    def dup(self):
-        raise OSError(errno.EMFILE, "Too many open files")
+def tls_upgrades():
+    certificates = Certificates(trustme.CA())
+    return (
+        tls_upgrade(certificates.server_context()),
+        tls_upgrade(certificates.client_context(), server_hostname=NAME),
+    )
 
-    async def upgrade(stream):
-        return Farewell(stream)
 
-    async def handler(connection):
-        await connection.stream.receive_some()
+@pytest.mark.parametrize("closes", [False, True], ids=["returns", "closes"])
+@pytest.mark.parametrize("upgrades", [lambda: (None, None), tls_upgrades], ids=["plain", "tls"])
+async def test_whoever_closes_it(upgrades, closes):
+    """The server after the handler, or the handler itself, also with work left to do."""
+    server_upgrade, client_upgrade = upgrades()
+    may_go = trio.Event()
 
-    monkeypatch.setattr(socket.socket, "dup", dup)
-    async with serving(handler, upgrade=upgrade) as server:
-        async with open_socket(server.addresses[0]) as client:
-            await client.send_all(b"x")
-            assert await receive_all(client) == b"bye"
+    async def handler(stream):
+        await answer_without_reading(stream)
+        if closes:
+            await stream.aclose()
+            await may_go.wait()
+
+    async with serving(handler, upgrade=server_upgrade) as server:
+        async with open_socket(server.addresses[0], upgrade=client_upgrade) as client:
+            await client.send_all(b"x" * 100_000)
+            assert await receive_all(client) == REPLY
+        await until(lambda: not server.statistics().lingering)
+        may_go.set()
     assert server.statistics().finished == 1
 
 
-async def test_below_tls():
-    certificates = Certificates(trustme.CA())
-    upgrade = tls_upgrade(certificates.server_context())
-    async with serving(answer_without_reading, upgrade=upgrade) as server:
-        upgrade = tls_upgrade(certificates.client_context(), server_hostname=NAME)
-        async with open_socket(server.addresses[0], upgrade=upgrade) as client:
+async def test_one_that_was_lent():
+    async with serve_passive(("127.0.0.1", 0)) as server, trio.open_nursery() as nursery:
+
+        async def borrow():
+            async with accept_connection(server) as stream:
+                await answer_without_reading(stream)
+
+        nursery.start_soon(borrow)
+        async with open_socket(server.addresses[0]) as client:
             await client.send_all(b"x" * 100_000)
             assert await receive_all(client) == REPLY
 

@@ -23,12 +23,7 @@ from sockscope._serve.connection import (
 )
 from sockscope._serve.lending import Lender
 from sockscope._serve.limits import Admission, Gate
-from sockscope._serve.lingering import (
-    copy_for_lingering,
-    keep_for_lingering,
-    linger,
-    take_for_lingering,
-)
+from sockscope._serve.lingering import linger, take_for_lingering
 from sockscope._serve.overload import Reserve
 from sockscope._serve.settings import Outcome, Settings
 from sockscope._serve.statistics import Counters
@@ -54,8 +49,8 @@ class Connections(Generic[T]):
     def __init__(self, settings: Settings) -> None:
         self.counters = Counters()
         self.live: set[StreamSocket] = set()
-        # Connections that are over, but whose peer is still sending.
-        self.lingering = 0
+        # Closed by us, but their peers are still sending; a handler may go on with other work.
+        self.lingering: set[StreamSocket] = set()
         # Who waits for one to give its descriptor back, or until all have ended.
         self.freed = ParkingLot()
         self._ends = ParkingLot()
@@ -69,7 +64,7 @@ class Connections(Generic[T]):
             settings.max_connections,
             settings.accept_rate,
             settings.overload,
-            lambda: len(self.live) + self.lingering,
+            lambda: len(self.live) + len(self.lingering),
             self.freed,
         )
         self.reserve = Reserve() if settings.overload == "reject" else None
@@ -143,6 +138,7 @@ class Connections(Generic[T]):
             stream.abort()
             return False
         self.live.add(stream)
+        stream._linger = self._let_linger
         if self.lender is not None:
             self.lender.begin(stream)
         return True
@@ -166,7 +162,6 @@ class Connections(Generic[T]):
         result: outcome.Outcome[Any] | None = None
         failed = is_lent = False
         began = 0.0 if self._timers is None else trio.current_time()
-        copy = None
         try:
             result = self._announce(stream)
             if result is None:
@@ -194,17 +189,12 @@ class Connections(Generic[T]):
             try:
                 ended_well = isinstance(result, outcome.Value)
                 if needs_farewell(stream, connection, ended_well):
-                    if ended_well and connection is not stream:
-                        copy = copy_for_lingering(stream)
                     await say_farewell(stream, connection, ended_well)
             finally:
                 how = "failed" if failed else outcome_of(result, stream)
-                if copy is not None:
-                    copy = keep_for_lingering(copy)
-                elif not (failed or how == "cancelled"):
-                    copy = take_for_lingering(stream)
-                self.counters.close_errors += not stream._close()
-                self._end(stream, how, failed, copy)
+                if failed or how == "cancelled" or not self._let_linger(stream):
+                    self.counters.close_errors += not stream._close()
+                self._end(stream, how, failed)
         if result is not None:
             self._report(result, stream, is_lent)
 
@@ -220,14 +210,8 @@ class Connections(Generic[T]):
         result = outcome.capture(self._settings.on_open, stream)
         return result if isinstance(result, outcome.Error) else None
 
-    def _end(
-        self,
-        stream: StreamSocket,
-        how: Outcome,
-        counted: bool,
-        rest: stdlib_socket.socket | None,
-    ) -> None:
-        """The connection is closed, or lingers as *rest*: count it."""
+    def _end(self, stream: StreamSocket, how: Outcome, counted: bool) -> None:
+        """The connection is closed, or lingers: count it."""
         counters = self.counters
         self.live.discard(stream)
         counters.bytes_received += stream._bytes_received
@@ -239,13 +223,19 @@ class Connections(Generic[T]):
             setattr(counters, name, getattr(counters, name) + 1)
         if self.lender is not None:
             self.lender.over(stream)
-        if rest is None:
+        if stream not in self.lingering:
             self._leave(stream)
-        else:
-            self.lingering += 1
-            self._nursery.start_soon(self._linger, stream, rest)
         if self._settings.on_close is not None:
             self._report(outcome.capture(self._settings.on_close, stream, how), stream)
+
+    def _let_linger(self, stream: StreamSocket) -> bool:
+        """Close *stream*, and let it linger, if a plain close might lose bytes; whether it did."""
+        rest = take_for_lingering(stream)
+        if rest is None:
+            return False
+        self.lingering.add(stream)
+        self._nursery.start_soon(self._linger, stream, rest)
+        return True
 
     async def _linger(self, stream: StreamSocket, rest: stdlib_socket.socket) -> None:
         closed_well = True
@@ -253,8 +243,9 @@ class Connections(Generic[T]):
             closed_well = await linger(rest)
         finally:
             self.counters.close_errors += not closed_well
-            self.lingering -= 1
-            self._leave(stream)
+            self.lingering.discard(stream)
+            if stream not in self.live:
+                self._leave(stream)
 
     def _leave(self, stream: StreamSocket) -> None:
         """Nothing is left of a connection: wake who waits for that."""

@@ -39,29 +39,6 @@ def take_for_lingering(stream: StreamSocket) -> stdlib_socket.socket | None:
     return stdlib_socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
 
-def copy_for_lingering(stream: StreamSocket) -> stdlib_socket.socket | None:
-    """A second descriptor for *stream*, which its upgrade is about to close.
-
-    None where there is to be no lingering, or no descriptor is free.
-    """
-    if not _may_linger(stream):
-        return None
-    try:
-        copy: stdlib_socket.socket = stream._sock.dup()
-    except OSError:
-        return None
-    copy.setblocking(False)
-    return copy
-
-
-def keep_for_lingering(copy: stdlib_socket.socket) -> stdlib_socket.socket | None:
-    """*copy* if it needs to linger; else it is closed."""
-    if _needs_lingering(copy):
-        return copy
-    close_quietly(copy)
-    return None
-
-
 def _may_linger(stream: StreamSocket) -> bool:
     return (
         stream.is_open

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import sys
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
@@ -24,16 +23,7 @@ from sockscope._sockets.custom import CustomPassiveSocket
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
 
-if sys.version_info < (3, 11):
-    pass
-
 T = TypeVar("T")
-
-# Counted, but no error of the handler's.
-_NOT_TOLD: Final = frozenset({"reset", "timed_out"})
-
-# Trio would make the name anew for each task, and keep it.
-_TASK_NAME: Final = "sockscope connection"
 
 _current: Final[contextvars.ContextVar[Server[Any]]] = contextvars.ContextVar("sockscope.server")
 
@@ -226,7 +216,10 @@ class Server(Generic[T]):
     def statistics(self) -> ServerStatistics:
         """A snapshot of the server's figures, the kernel's among them."""
         return take_snapshot(
-            self._counters, self._connections.live, self._connections.lingering, self._passives
+            self._counters,
+            self._connections.live,
+            len(self._connections.lingering),
+            self._passives,
         )
 
     # -- running: called by serve_passive ------------------------------------------

@@ -45,8 +45,10 @@ class StreamSocket(  # pyright: ignore[reportIncompatibleMethodOverride]  # it h
         """Close the stream, waking whoever waits in it with `trio.ClosedResourceError`.
 
         Without the option ``linger`` it closes at once and the system goes on sending
-        what it has. With ``linger=Linger(seconds)`` it first waits, by Trio's clock,
-        until the peer has acknowledged everything; when the time is up it resets.
+        what it has; a server's connection whose peer is still sending lingers behind it,
+        so that the peer gets our last bytes. With ``linger=Linger(seconds)`` it first
+        waits, by Trio's clock, until the peer has acknowledged everything; when the time
+        is up it resets.
 
         A checkpoint. It always closes, also when cancelled, and never raises for what
         close(2) says. Closing twice is fine.
@@ -56,7 +58,8 @@ class StreamSocket(  # pyright: ignore[reportIncompatibleMethodOverride]  # it h
             return
         seconds = self._linger_seconds()
         if not seconds:
-            super()._close()
+            if self._linger is None or not self._linger(self):
+                super()._close()
             await checkpoint()
             return
         self._release_path()

@@ -15,6 +15,7 @@ from sockscope._core.errors import SocketError, socket_error
 from sockscope._options.value_types import TcpInfo
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.base import AnySocket
+from sockscope._sockets.engine import FIRST_BY_TRIO
 from sockscope._sockets.faults import CALLERS_FAULT, NOT_CONNECTED
 from sockscope._sockets.stream_wait import WaitingStream
 
@@ -58,6 +59,7 @@ class StreamState(WaitingStream):
         "_eof_sent",
         "_error",
         "_held",
+        "_linger",
         "_on_connect",
         "_peer",
         "_receive_size",
@@ -83,6 +85,8 @@ class StreamState(WaitingStream):
         # A sockaddr until somebody asks, for most servers never do; then an Address.
         self._peer: Any = peer
         self._accepted = accepted
+        if not accepted:
+            self._latest_wait = FIRST_BY_TRIO
         # Sets the options that only a connected socket takes, where that is still to come.
         self._on_connect: Callable[[AnySocket], None] | None = None
         self._remote_name = remote_name
@@ -98,6 +102,8 @@ class StreamState(WaitingStream):
         self._receive_size = FIRST_RECEIVE_SIZE
         self._bytes_received: int = 0
         self._bytes_sent: int = 0
+        # A server's: takes the socket over, and says so, if a close might lose what was sent.
+        self._linger: Callable[[Any], bool] | None = None
         self._receive_timeout = finite(requested.receive_timeout)
         self._send_timeout = finite(requested.send_timeout)
 
