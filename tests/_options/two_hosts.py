@@ -8,15 +8,12 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import trio
 
-from sockscope._options.features import supports
-from sockscope._options.value_types import DeadPeer
-from sockscope._options.values import SocketOptions
+from sockscope import DeadPeer, SocketOptions, make_socket, serve_passive, supports
 
 NOT_PERMITTED = 77
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
@@ -63,17 +60,12 @@ def ip(*words):
     subprocess.run(["ip", *words], check=True)
 
 
-def listen(options, family):
-    """A listening socket of the server's; its port."""
-    if family == 4:
-        sock = socket.socket()
-    else:
-        sock = socket.socket(socket.AF_INET6)
-        options |= SocketOptions(ipv6_only=family == 6)
-    options.apply(sock)
-    sock.bind(("::" if family != 4 else "0.0.0.0", 0))
-    sock.listen()
-    return sock
+async def listen(options, family):
+    """A listening socket of the server's."""
+    if family == "mapped":
+        options |= SocketOptions(ipv6_only=False)
+    host = "0.0.0.0" if family == 4 else "::"
+    return await make_socket(connect="passive", local=(host, 0), options=options)
 
 
 def serve(orders, answers):
@@ -85,24 +77,21 @@ def serve(orders, answers):
     ip("link", "set", "server", "up", "address", SERVER_MAC)
     ip("addr", "add", f"{SERVER4}/24", "dev", "server")
     ip("addr", "add", f"{SERVER6}/64", "dev", "server", "nodad")
-    listening = {name: listen(server, family) for name, (server, _, family) in CASES.items()}
-    listening["silent"] = listen(NONE, 4)
-    ports = {name: sock.getsockname()[1] for name, sock in listening.items()}
-    answers.write(json.dumps(ports) + "\n")
-    trio.run(echo_all, listening, orders, answers)
+    trio.run(echo_all, orders, answers)
 
 
-async def echo_all(listening, orders, answers):
-    async with trio.open_nursery() as nursery:
-        for name, sock in listening.items():
-            if name != "silent":
-                listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-                nursery.start_soon(trio.serve_listeners, echo, [listener])
-        await trio.to_thread.run_sync(orders.readline)
-        ip("addr", "del", f"{SERVER4}/24", "dev", "server")
-        answers.write("gone\n")
-        await trio.to_thread.run_sync(orders.readline)
-        nursery.cancel_scope.cancel()
+async def echo_all(orders, answers):
+    listening = {name: await listen(server, family) for name, (server, _, family) in CASES.items()}
+    async with serve_passive(list(listening.values()), echo, drain_timeout=0) as server:
+        ports = {name: passive.port for name, passive in listening.items()}
+        async with await listen(NONE, 4) as silent:
+            ports["silent"] = silent.port
+            answers.write(json.dumps(ports) + "\n")
+            await trio.to_thread.run_sync(orders.readline)
+            ip("addr", "del", f"{SERVER4}/24", "dev", "server")
+            answers.write("gone\n")
+            await trio.to_thread.run_sync(orders.readline)
+        server.cancel_scope.cancel()
 
 
 async def echo(stream):
@@ -112,33 +101,33 @@ async def echo(stream):
 
 async def try_case(name, port, results):
     _, options, family = CASES[name]
-    sock = trio.socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET)
-    with sock:
-        options.apply(sock)
-        results[name] = "unheard"
-        with trio.move_on_after(UNHEARD):
-            await sock.connect((SERVER6 if family == 6 else SERVER4, port))
-            await sock.send(b"hello")
-            results[name] = "echoed" if await sock.recv(5) == b"hello" else "garbled"
+    host = SERVER6 if family == 6 else SERVER4
+    try:
+        stream = await make_socket((host, port), options=options, timeout=UNHEARD)
+    except OSError as exc:
+        results[name] = type(exc).__name__
+        return
+    async with stream:
+        await stream.send_all(b"hello")
+        data = await stream.receive(5, wait_all=True)
+        results[name] = "echoed" if data == b"hello" else "garbled"
 
 
-async def lose_peer(sock, name, sending, results):
+async def lose_peer(stream, name, sending, results):
     """What a receiver is told of a peer that is gone; nothing, without dead_peer, for hours."""
     if sending:
-        await sock.send(b"hello")
+        await stream.send_all(b"hello")
     results[name] = "alive"
     with trio.move_on_after(VANISHED * 5):
         try:
-            await sock.recv(1)
-        except OSError as exc:
-            results[name] = type(exc).__name__
+            await stream.receive_some()
+        except trio.BrokenResourceError as exc:
+            results[name] = type(exc.__cause__).__name__
 
 
 async def connect_to(port):
-    sock = trio.socket.socket()
-    SocketOptions(dead_peer=DeadPeer(detect_within=VANISHED)).apply(sock)
-    await sock.connect((SERVER4, port))
-    return sock
+    options = SocketOptions(dead_peer=DeadPeer(detect_within=VANISHED))
+    return await make_socket((SERVER4, port), options=options)
 
 
 async def be_client(ports, orders, answers):
@@ -149,10 +138,9 @@ async def be_client(ports, orders, answers):
     idle, sending = await connect_to(ports["silent"]), await connect_to(ports["silent"])
     orders.write("vanish\n")
     await trio.to_thread.run_sync(answers.readline)
-    with idle, sending:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lose_peer, idle, "idle", False, results)
-            nursery.start_soon(lose_peer, sending, "sending", True, results)
+    async with idle, sending, trio.open_nursery() as nursery:
+        nursery.start_soon(lose_peer, idle, "idle", False, results)
+        nursery.start_soon(lose_peer, sending, "sending", True, results)
     return results
 
 
