@@ -145,6 +145,46 @@ async def test_without_its_reserve_it_waits(caplog):
         await until(lambda: server._connections.reserve._descriptor is not None)
 
 
+async def test_a_full_queue_is_told_once(caplog):
+    if sys.platform != "linux":
+        pytest.skip("no other kernel tells its queue")
+    async with serving(echo, max_connections=1, backlog=1) as server:
+        clients = connected(server.addresses[0], 1)
+        await until(lambda: server.connections)
+        clients += connected(server.addresses[0], 2)  # a backlog of 1 holds two
+        for client in clients:
+            assert await trio.to_thread.run_sync(answer, client) == b"x"
+    [line] = lines(caplog)
+    assert "so is the queue of" in line
+    assert "backlog" in line
+
+
+async def test_a_drain_waits_for_descriptors():
+    """What is in the queue has been promised: it is served as others end."""
+    async with serving(echo) as server:
+        server.pause()
+        clients = connected(server.addresses[0], 3)
+        with descriptors_to_spare(1):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.drain, 10)
+                for client in clients:
+                    assert await trio.to_thread.run_sync(answer, client) == b"x"
+    statistics = server.statistics()
+    assert (statistics.accepted, statistics.cut) == (3, 0)
+
+
+async def test_a_drain_cannot_wait_for_ever(tmp_path, caplog):
+    async with serving(echo, tmp_path / "s") as server:
+        server.pause()
+        async with open_socket(server.addresses[0]) as client:
+            with descriptors_to_spare(0):
+                await server.drain(0.05)
+            with pytest.raises(trio.BrokenResourceError):
+                await client.receive_some()
+    assert server.statistics().possibly_lost == 1
+    assert "could not be served" in lines(caplog)[-1]
+
+
 async def test_a_listener_on_another_kind_of_socket(tmp_path, caplog):
     """No kernel tells the queue of a local socket."""
     async with serving(echo, tmp_path / "s") as server:

@@ -24,7 +24,7 @@ from sockscope._serve.connection import (
 from sockscope._serve.lending import Lender
 from sockscope._serve.limits import Admission, Gate
 from sockscope._serve.lingering import linger, take_for_lingering
-from sockscope._serve.overload import Reserve
+from sockscope._serve.overload import Crowd, Reserve
 from sockscope._serve.settings import Outcome, Settings
 from sockscope._serve.statistics import Counters
 from sockscope._serve.timers import Timers
@@ -67,6 +67,7 @@ class Connections(Generic[T]):
             lambda: len(self.live) + len(self.lingering),
             self.freed,
         )
+        self._crowd = Crowd()
         self.reserve = Reserve() if settings.overload == "reject" else None
         self._admission = Admission.of(
             settings.allow, settings.deny, settings.max_connections_per_host
@@ -106,8 +107,10 @@ class Connections(Generic[T]):
         """Whether a connection more may be taken from the kernel."""
         return self.gate is None or self.gate.room() >= 1
 
-    async def wanted(self) -> int:
+    async def wanted(self, passive: PassiveSocket) -> int:
         """Wait until there is room, and somebody asks where they are lent; for how many.
+
+        What cannot wait in the queue of *passive* meanwhile is told.
 
         A checkpoint only if it waits.
         """
@@ -119,6 +122,7 @@ class Connections(Generic[T]):
                 return int(wanted)
             assert self.gate is not None
             await self.gate.wait()
+            self._crowd.tell_if_full(passive)
 
     def begin(self, passive: PassiveSocket, sock: Any, peer: Any) -> bool:
         """Begin a connection that was accepted; False if it is refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
@@ -102,6 +103,33 @@ class Shortage:
         self._since = None
         self._pause = _FIRST_PAUSE
         self._retries = self._shed = self._longest_queue = 0
+
+
+class Crowd:
+    """Tells that a full server's queue is full as well.
+
+    Clients beyond it believe that they are connected, and find out seconds later: by
+    their own repetitions, or never.
+    """
+
+    def __init__(self) -> None:
+        self._told = -math.inf
+
+    def tell_if_full(self, passive: PassiveSocket) -> None:
+        """Look at the queue of *passive*, which had to wait for room, and tell once in a while."""
+        if trio.current_time() - self._told < _QUIET_SECONDS or not passive.is_open:
+            return
+        figures = passive.statistics()
+        if figures.queue is None or figures.queue <= (figures.backlog or 0):
+            return
+        self._told = trio.current_time()
+        LOGGER.warning(
+            "the server is full, and so is the queue of %s: %d wait, %s were dropped so far; "
+            "give it a larger backlog, or overload='reject'",
+            passive.address,
+            figures.queue,
+            figures.dropped,
+        )
 
 
 class Reserve:

@@ -40,6 +40,10 @@ def current_server() -> Server[Any]:
         raise RuntimeError("current_server() is for handlers of a server") from None
 
 
+def _is_short(failure: Exception | None) -> bool:
+    return isinstance(failure, OSError) and verdict_of(failure) is Verdict.SHORTAGE
+
+
 class Server(Generic[T]):
     """A running server; `serve_passive` makes it."""
 
@@ -138,19 +142,34 @@ class Server(Generic[T]):
                 continue
             # A path first: who comes after that is told so, and never waits in vain.
             passive._release_path()
-            self._take_the_rest(passive)
-            self._counters.possibly_lost += passive not in self._quiet and may_lose(passive)
+            failure = self._take_the_rest(passive)
+            if failure is not None:
+                LOGGER.warning("on closing %r its queue could not be served: %s", passive, failure)
+            half_open = passive not in self._quiet and may_lose(passive)
+            self._counters.possibly_lost += half_open or failure is not None
             self._remove(passive)
         if self._connections.lender is not None:
             self._connections.lender.no_more()
 
-    def _take_the_rest(self, passive: PassiveSocket) -> None:
-        """Begin what is in the queue: the kernel has promised those to their peers."""
+    def _take_the_rest(self, passive: PassiveSocket) -> Exception | None:
+        """Begin what is in the queue: the kernel has promised those to their peers.
+
+        Returns:
+          What kept it from taking them all, if something did.
+        """
         try:
             while accept_batch(passive, self._connections.begin, BATCH):
                 pass
         except (OSError, trio.ClosedResourceError) as exc:
-            LOGGER.warning("on closing %r its queue could not be served: %s", passive, exc)
+            return exc
+        return None
+
+    async def _empty_queues(self) -> None:
+        """Begin what is in the queues; in a shortage as connections end. No checkpoint else."""
+        for passive in tuple(self._passives):
+            shortage = Shortage(passive, self._connections.freed)
+            while not passive._is_shared and _is_short(self._take_the_rest(passive)):
+                await shortage.pause()
 
     def _remove(self, passive: PassiveSocket) -> None:
         # The kernel's name first: it cannot be asked after.
@@ -185,11 +204,14 @@ class Server(Generic[T]):
         try:
             await trio.sleep(lame_duck)
             await self._end_handshakes()
+            deadline = trio.current_time() + timeout
+            with trio.CancelScope(deadline=deadline):
+                await self._empty_queues()
         finally:
             self.stop_accepting()
         connections = self._connections
         waiting = len(connections.live)
-        with trio.move_on_after(timeout):
+        with trio.CancelScope(deadline=deadline):
             await connections.all_ended()
         left = len(connections.live)
         self._counters.drained += max(waiting - left, 0)
@@ -256,7 +278,7 @@ class Server(Generic[T]):
             try:
                 if waits:
                     await passive._wait_readable()
-                while accept_batch(passive, self._connections.begin, await self._may_accept()):
+                while accept_batch(passive, self._connections.begin, await self._room_for(passive)):
                     shortage.is_over()
                     await checkpoint()
                 waits = True
@@ -281,17 +303,17 @@ class Server(Generic[T]):
         self._counters.refuse("overload", shed)
         await checkpoint()
 
-    async def _may_accept(self) -> int:
+    async def _room_for(self, passive: PassiveSocket) -> int:
         """Wait while the server is paused or full, or nobody asks; how many to take then."""
         while True:
-            number = await self._connections.wanted()
+            number = await self._connections.wanted(passive)
             if self._paused is None:
                 return number
             await self._paused.park()
 
     async def _accept_custom(self, passive: CustomPassiveSocket) -> None:
         while True:
-            await self._may_accept()
+            await self._room_for(passive)
             self._connections.begin_stream(passive, await passive.accept())
 
     def _begin_one(self) -> None:

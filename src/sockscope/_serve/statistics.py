@@ -63,7 +63,8 @@ class ServerStatistics:
     lingering: int
     """Connections that are closing, but whose peer is still sending."""
     possibly_lost: int
-    """Listeners closed where a handshake that was under way may have been reset."""
+    """Listeners closed where a handshake that was under way may have been reset, or where
+    there were no descriptors for what was in the queue."""
     listeners: tuple[ListenerStatistics, ...]
     """The listeners that are open, in their order."""
 
