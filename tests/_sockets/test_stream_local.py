@@ -364,14 +364,14 @@ class TestSockets:
     async def test_bytes_without_one(self, pair):
         near, far = pair
         await near.send_all(b"S")
-        with pytest.raises(SocketError, match="bytes came without") as caught:
+        with pytest.raises(WrongSocketError, match="bytes came without") as caught:
             await far.receive_socket()
         assert caught.value.errno == errno.EBADMSG
 
     async def test_a_file_is_closed(self, counted, pair, pipe):
         near, far = pair
         await near.send_fds(b"S", [pipe[0]])
-        with pytest.raises(SocketError, match="cannot receive a socket") as caught:
+        with pytest.raises(WrongSocketError, match="cannot receive a socket") as caught:
             await far.receive_socket()
         assert caught.value.errno == errno.ENOTSOCK
 

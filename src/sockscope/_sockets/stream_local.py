@@ -9,7 +9,13 @@ from typing import Any, Final
 
 import trio
 
-from sockscope._core.errors import IncompleteReadError, SocketError, TruncatedError, socket_error
+from sockscope._core.errors import (
+    IncompleteReadError,
+    SocketError,
+    TruncatedError,
+    WrongSocketError,
+    socket_error,
+)
 from sockscope._options.value_types import PeerCredentials
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.adopting import adopt_socket
@@ -211,13 +217,14 @@ def _check_range(name: str, value: int, least: int, most: int | None) -> None:
 def _take_over(found: list[int], options: SocketOptions, peer: str) -> BaseSocket:
     """Our socket of the one descriptor that came; closed if it will not do."""
     if not found:
-        raise SocketError(errno.EBADMSG, f"cannot receive a socket {peer}: bytes came without any")
+        message = f"cannot receive a socket {peer}: bytes came without any"
+        raise WrongSocketError(errno.EBADMSG, message)
     step = f"receive a socket {peer}"
     try:
         sock = stdlib_socket.socket(fileno=found[0])
     except OSError as exc:
         close_all(found)
-        raise socket_error(exc, step) from exc
+        raise socket_error(exc, step, WrongSocketError) from exc
     try:
         return adopt_socket(sock, None, options)
     except BaseException:
