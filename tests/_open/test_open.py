@@ -144,16 +144,18 @@ class TestWhatIsMade:
         if loopback_kind == "local":
             pytest.skip("a local socket has no source")
         host = str(loopback_listener.address.host)
+        # What lets two sockets of ours have one port, to different destinations.
+        options = SocketOptions(reuse_address=True)
         # Bound first: it must not be given the port that is to be used again.
         async with open_loopback_listener(loopback_kind) as other:
-            async with open_socket(loopback_listener.address, local=(host, 0)) as stream:
+            async with open_socket(
+                loopback_listener.address, local=(host, 0), options=options
+            ) as stream:
                 async with await loopback_listener.accept() as child:
                     assert child.remote_address == stream.local_address
-                    port = stream.local_address.port
-            # Free again, for the child side was closed first; but not on the same destination.
-            options = SocketOptions(reuse_address=True)
-            async with open_socket(other.address, local=(host, port), options=options) as stream:
-                assert stream.local_address.port == port
+                source = stream.local_address
+                async with open_socket(other.address, local=source, options=options) as second:
+                    assert second.local_address == source
 
     async def test_another_loopback_address_as_source(self):
         async with open_loopback_listener("ipv4") as passive:
