@@ -83,9 +83,10 @@ async def test_one_busy_stream_among_idle_ones_leaves_the_engine(adaptive):
     """It comes back before others have waited: not worth the detour."""
     async with AsyncExitStack() as stack:
         pairs = [await stack.enter_async_context(open_loopback_pair()) for _ in range(MANY)]
-        near, far = pairs.pop()
+        far, near = pairs.pop()
         async with trio.open_nursery() as nursery:
-            for idle, _ in pairs:
+            # Those that were accepted: their first wait may be a long one.
+            for _, idle in pairs:
                 nursery.start_soon(receive, idle, [])
             await wait_all_tasks_blocked()
             registered = []
@@ -95,11 +96,23 @@ async def test_one_busy_stream_among_idle_ones_leaves_the_engine(adaptive):
                     await wait_all_tasks_blocked()
                     registered.append(near._registered != -1)
                     await far.send_all(b"x")
-            idle_ones = sum(idle._registered != -1 for idle, _ in pairs)
+            idle_ones = sum(idle._registered != -1 for _, idle in pairs)
             nursery.cancel_scope.cancel()
         assert registered[-1] is False
         # The idle ones stay, where they cost least.
         assert idle_ones >= MANY - 1 - engine._MANY
+
+
+async def test_a_clients_first_wait_is_by_trios_own_call(adaptive):
+    """Many end after it: a registration would cost more than it saves."""
+    async with AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(open_loopback_pair()) for _ in range(MANY)]
+        async with trio.open_nursery() as nursery:
+            for near, _ in pairs:
+                nursery.start_soon(receive, near, [])
+            await wait_all_tasks_blocked()
+            assert not any(near._registered != -1 for near, _ in pairs)
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_receive_is_a_checkpoint_once_it_has_slept(pair):

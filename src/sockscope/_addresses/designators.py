@@ -18,6 +18,7 @@ from sockscope._addresses.values import (
     parse_port,
     split_host_port,
     split_scope,
+    trusted_address,
 )
 
 HostLike: TypeAlias = str | bytes | int | IPv4Address | IPv6Address
@@ -235,6 +236,8 @@ def _request(host: Any, port: Any, scope_id: int, flow_info: int) -> Request:
         checked = InternetAddress(IPv6Address(0), 0, scope_id, flow_info)
         return HostRequest(found, service, checked.scope_id, checked.flow_info)
     literal, own_scope = found
+    if not (own_scope or scope_id or flow_info) and isinstance(service, int):
+        return trusted_address(literal, service, 0, 0)
     if own_scope and scope_id not in (0, own_scope):
         raise ValueError(f"scope_id {scope_id} contradicts the scope of the host")
     address = InternetAddress(

@@ -42,7 +42,7 @@ if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ActiveRequest:
     """What an active stream is to be, with every argument checked."""
 

@@ -101,7 +101,7 @@ def is_local(request: Request) -> bool:
     return isinstance(request, Address) and request.family == AF_UNIX
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class OpenArguments:
     """What `make_socket` and `open_socket` take, with their defaults; making one checks them.
 
@@ -132,7 +132,9 @@ class OpenArguments:
 
     def __post_init__(self) -> None:
         """Check each argument, then each with the others."""
-        check_timeout(self.timeout)
+        # Nearly all are left at their defaults: those cost a comparison.
+        if self.timeout != math.inf:
+            check_timeout(self.timeout)
         check_choice("type", self.type, TYPES)
         check_choice("connect", self.connect, ROLES)
         check_choice("family", self.family, FAMILIES)
@@ -143,8 +145,7 @@ class OpenArguments:
             self._check_passive()
         elif self.backlog is not None:
             raise conflict("backlog", "connect='active'", "only a passive socket has a queue")
-        ends = parse_pair(self.remote, self.local, self.family, self.ipv6)
-        object.__setattr__(self, "ends", ends)
+        self.ends = parse_pair(self.remote, self.local, self.family, self.ipv6)
         self._check_type()
         self._check_path_arguments()
 
@@ -170,6 +171,8 @@ class OpenArguments:
 
     def _check_path_arguments(self) -> None:
         """Refuse what is for the path of a local socket where none is bound."""
+        if self.mode is self.owner is self.group is None and self.replace_stale:
+            return
         given: dict[str, object] = {
             "mode": self.mode,
             "owner": self.owner,

@@ -42,7 +42,7 @@ from sockscope._sockets.datagram_custom import CustomDatagramSocket
 _SOCK_DGRAM: Final = int(stdlib_socket.SOCK_DGRAM)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class DatagramRequest:
     """What a datagram socket is to be, with every argument checked."""
 

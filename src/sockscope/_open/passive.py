@@ -64,7 +64,7 @@ def check_backlog(backlog: int | None) -> int | None:
     return min(backlog, _LARGEST_BACKLOG)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PassiveRequest:
     """What a passive socket is to be, with every argument checked."""
 

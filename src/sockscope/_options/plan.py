@@ -198,7 +198,7 @@ class Plan:
       protocol: for ``socket()``: 0, or Multipath TCP's.
     """
 
-    __slots__ = ("_after", "_before", "_kind", "_role", "protocol")
+    __slots__ = ("_after", "_before", "_calls", "_kind", "_role", "protocol")
     _role: Role
 
     def __init__(self, actions: Sequence[Action], kind: str, role: Role) -> None:
@@ -211,6 +211,7 @@ class Plan:
                 action = self._choose_protocol(action)
             (after if action.option.after and role != "child" else before).append(action)
         self._before, self._after = tuple(before), tuple(after)
+        self._calls = _plain_calls(before, kind)
 
     def _choose_protocol(self, action: Action) -> Action:
         """Take the protocol, unless this system lacks it: then the action tells."""
@@ -227,6 +228,13 @@ class Plan:
         Raises:
           OptionError: a required option failed; several are one ExceptionGroup.
         """
+        if self._calls is not None:
+            try:
+                for level, number, value in self._calls:
+                    sock.setsockopt(level, number, value)
+                return
+            except OSError:
+                pass  # the long way tells which, and whether it matters
         if self._before:
             perform(self._before, sock, self._kind, _BEFORE[self._role])
 
@@ -238,6 +246,21 @@ class Plan:
         """
         if self._after:
             perform(self._after, sock, self._kind, _AFTER[self._role])
+
+
+def _plain_calls(
+    actions: Sequence[Action], kind: str
+) -> tuple[tuple[int, int, int | bytes], ...] | None:
+    """The system calls of *actions*, where they are the same on every socket of *kind*."""
+    calls: list[tuple[int, int, int | bytes]] = []
+    for action in actions:
+        if action.problem is not None or action.steps is None or action.option.force is not None:
+            return None
+        for target, _codec, raw in action.steps:
+            if target.number is None or kind not in target.kinds:
+                return None
+            calls.append((target.level, target.number, raw))
+    return tuple(calls)
 
 
 _BEFORE: Mapping[Role, str] = {

@@ -23,7 +23,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from sockscope._addresses.values import Address
 from sockscope._core.errors import ConnectError, SocketError, socket_error
-from sockscope._sockets.base import AF_UNIX, AnySocket, is_custom
+from sockscope._sockets.base import AF_UNIX, AnySocket, family_of, is_custom
 from sockscope._sockets.long_path import sockaddr_for
 
 _UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EINTR, errno.EWOULDBLOCK})
@@ -50,7 +50,7 @@ async def connect_socket(sock: AnySocket, sockaddr: Any) -> None:
         return
     assert isinstance(sock, stdlib_socket.socket)
     await checkpoint_if_cancelled()
-    if sock.family == AF_UNIX:
+    if family_of(sock) == AF_UNIX:
         with sockaddr_for(sockaddr) as short:
             number = await _connect_local(sock, short)
         if number:

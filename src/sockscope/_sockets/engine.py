@@ -36,6 +36,8 @@ from trio.lowlevel import RunVar, Task, reschedule
 
 # A stream's waits with so many of others between are worth the detour: measured.
 _MANY: Final = 8
+# A client's first wait is not: many end after it. A server's may be a long one.
+FIRST_BY_TRIO: Final = -1
 # A wait that failed for want of kernel memory is tried again after so many seconds.
 _PAUSE: Final = 0.005
 
@@ -88,9 +90,8 @@ class Engine:
     def is_worth_it(self, stream: Waiter) -> bool:
         """Whether the wait that *stream* is about to begin had better be here."""
         self._waits += 1
-        others = self._waits - stream._latest_wait
-        stream._latest_wait = self._waits
-        return others > _MANY or _ALWAYS
+        latest, stream._latest_wait = stream._latest_wait, self._waits
+        return (latest >= 0 and self._waits - latest > _MANY) or _ALWAYS
 
     def register(self, stream: Waiter) -> bool:
         """Take *stream* in; whether that could be done.
