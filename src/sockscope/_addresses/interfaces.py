@@ -86,6 +86,9 @@ def network_interfaces() -> list[NetworkInterface]:
 def network_interface(name_or_index: str | int) -> NetworkInterface:
     """One network interface, by its name or its index.
 
+    Args:
+      name_or_index: such as ``"eth0"`` or ``2``.
+
     A plain function. Emacs has it as ``network-interface-info``, IOLib as
     ``lookup-interface``.
 

@@ -97,6 +97,9 @@ async def lookup_host(host: HostLike, *, ipv6: bool | None = None) -> HostInfo:
 
     Both directions go through Trio's resolver, and so through a custom one that is set.
 
+    Returns:
+      The addresses in the resolver's order, the canonical name, and other names.
+
     Raises:
       NameNotFoundError: the name is unknown, or there is no address of the family asked for.
       TemporaryResolverError: the name server did not answer.
@@ -152,6 +155,9 @@ async def lookup_service(
       protocol: ``"any"`` asks for TCP first, then for UDP.
 
     Looks into the system's list, services(5), in a thread.
+
+    Returns:
+      Its port, official name and protocol.
 
     Raises:
       UnknownServiceError: the list does not have it (or the system has no list).
@@ -227,6 +233,9 @@ async def lookup_protocol(name_or_number: str | int) -> Protocol:
 
     Reads protocols(5) in a thread; where the system has no such file, what the socket
     module knows by ``IPPROTO_*`` takes its place.
+
+    Returns:
+      Its number, official name and aliases.
 
     Raises:
       UnknownProtocolError: it is not known.

@@ -89,6 +89,8 @@ class BufferedStream(trio.abc.HalfCloseableStream):
 
         Raises:
           ValueError: *max_bytes* is less than 1.
+
+        A checkpoint. When cancelled, nothing was taken.
         """
         most = None if max_bytes is None else checked_size("max_bytes", max_bytes, 1)
         with self._receiving:
@@ -108,6 +110,8 @@ class BufferedStream(trio.abc.HalfCloseableStream):
 
         Raises:
           ValueError: *max_bytes* is less than 1 or than *min_bytes*, or that is negative.
+
+        A checkpoint.
         """
         least = checked_size("min_bytes", min_bytes, 0)
         most = None if max_bytes is None else checked_size("max_bytes", max_bytes, max(least, 1))
@@ -121,9 +125,14 @@ class BufferedStream(trio.abc.HalfCloseableStream):
         Args:
           n: how many, from 0. Memory grows with what comes, not with what is asked for.
 
+        Returns:
+          Exactly so many.
+
         Raises:
           IncompleteReadError: the stream ended before; `partial` is what had come.
           ValueError: *n* is negative.
+
+        A checkpoint. When cancelled, nothing was taken.
         """
         size = checked_size("n", n, 0)
         with self._receiving:
@@ -143,11 +152,16 @@ class BufferedStream(trio.abc.HalfCloseableStream):
           separator: one byte or more.
           max_size: the most bytes of the record, without the separator; from 0.
 
+        Returns:
+          The record, without the separator.
+
         Raises:
           IncompleteReadError: the stream ended before; `partial` is what had come,
             ``b""`` where that was between two records.
           RecordTooLongError: no separator within *max_size*. What came stays in the buffer.
           ValueError: *separator* is empty, or *max_size* negative.
+
+        A checkpoint. When cancelled, nothing was taken.
         """
         sought = bytes(memoryview(separator))
         if not sought:
@@ -267,7 +281,13 @@ class BufferedStream(trio.abc.HalfCloseableStream):
         buffer has no room, what it holds is sent first; *data* longer than the
         whole buffer is sent at once. So a writer that is faster than its peer waits.
 
-        A cancelled call has not taken *data*, unless that is longer than the
+        Args:
+          data: the bytes, of any number.
+
+        Raises:
+          trio.BrokenResourceError: what was written before could not be sent.
+
+        A checkpoint. A cancelled call has not taken *data*, unless that is longer than the
         buffer; what was written before may have been sent in part (`in_doubt`).
         """
         with self._sending, memoryview(data).cast("B") as view:
@@ -285,7 +305,10 @@ class BufferedStream(trio.abc.HalfCloseableStream):
     async def flush(self) -> None:
         """Send what was written.
 
-        Cancelled before anything was handed to the stream, it has done nothing;
+        Raises:
+          trio.BrokenResourceError: the stream below is broken.
+
+        A checkpoint. Cancelled before anything was handed to the stream, it has done nothing;
         later, what it handed over may have been sent in part: see `in_doubt`.
         """
         with self._sending:
@@ -298,14 +321,23 @@ class BufferedStream(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send what was written before, then *data*; in one piece where the buffer holds both.
 
-        Cancelled half-way, it may have sent part of both: see `in_doubt`.
+        Args:
+          data: the bytes.
+
+        Raises:
+          trio.BrokenResourceError: the stream below is broken.
+
+        A checkpoint. Cancelled half-way, it may have sent part of both: see `in_doubt`.
         """
         with self._sending, memoryview(data).cast("B") as view:
             self._check_writable()
             await self._send(view)
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Wait until the stream below takes more; what was written stays in the buffer."""
+        """Wait until the stream below takes more; what was written stays in the buffer.
+
+        A checkpoint. Raises as the stream below does.
+        """
         with self._sending:
             self._check_writable()
             await self.transport_stream.wait_send_all_might_not_block()
@@ -316,6 +348,8 @@ class BufferedStream(trio.abc.HalfCloseableStream):
         Raises:
           SocketError: the stream below is not half-closeable (``EOPNOTSUPP``), such
             as `trio.SSLStream`. Nothing was sent; `aclose` ends both directions.
+
+        A checkpoint.
         """
         with self._sending:
             self._check_open()
@@ -343,6 +377,8 @@ class BufferedStream(trio.abc.HalfCloseableStream):
         Raises:
           trio.BrokenResourceError: written bytes could not be sent. It is closed all
             the same.
+
+        A checkpoint.
         """
         self._closed = True
         self._input.clear()

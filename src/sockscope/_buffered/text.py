@@ -118,6 +118,8 @@ class TextStream(trio.abc.AsyncResource):
         Raises:
           UnicodeError: the next bytes are no text.
           ValueError: *max_chars* is less than 1.
+
+        A checkpoint. When cancelled, nothing was taken.
         """
         most = None if max_chars is None else checked_size("max_chars", max_chars, 1)
         with self._receiving:
@@ -141,6 +143,8 @@ class TextStream(trio.abc.AsyncResource):
           RecordTooLongError: no ending within *max_size*. What came stays in the buffer.
           UnicodeError: the line holds bytes that are no text. The text before them stays.
           ValueError: *max_size* is negative.
+
+        A checkpoint. When cancelled, nothing was taken.
         """
         most = checked_size("max_size", max_size, 0)
         with self._receiving:
@@ -243,31 +247,41 @@ class TextStream(trio.abc.AsyncResource):
     # ---- sending ----
 
     async def write(self, text: str) -> None:
-        """Encode *text* and put it behind what was written before: `BufferedStream.write`.
+        r"""Encode *text* and put it behind what was written before: `BufferedStream.write`.
+
+        Args:
+          text: its ``"\n"`` become what *newline* says.
 
         Raises:
           UnicodeEncodeError: *text* has no such encoding; nothing was written.
+
+        A checkpoint.
         """
         await self._send(text, self.transport_stream.write)
 
     async def send_all(self, text: str) -> None:
-        """Send what was written before, then *text*: `BufferedStream.send_all`.
+        r"""Send what was written before, then *text*: `BufferedStream.send_all`.
+
+        Args:
+          text: its ``"\n"`` become what *newline* says.
 
         Raises:
           UnicodeEncodeError: *text* has no such encoding; nothing was sent.
+
+        A checkpoint.
         """
         await self._send(text, self.transport_stream.send_all)
 
     async def flush(self) -> None:
-        """Send what was written: `BufferedStream.flush`."""
+        """Send what was written: `BufferedStream.flush`. A checkpoint."""
         await self.transport_stream.flush()
 
     async def send_eof(self) -> None:
-        """Send what was written, then the end: `BufferedStream.send_eof`."""
+        """Send what was written, then the end: `BufferedStream.send_eof`. A checkpoint."""
         await self.transport_stream.send_eof()
 
     async def aclose(self) -> None:
-        """Send what was written, and close: `BufferedStream.aclose`."""
+        """Send what was written, and close: `BufferedStream.aclose`. A checkpoint."""
         await self.transport_stream.aclose()
 
     async def _send(self, text: str, send: Callable[[bytes], Awaitable[None]]) -> None:

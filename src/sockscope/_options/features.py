@@ -102,6 +102,10 @@ def supports(name: str) -> bool:
       name: an option, or ``"ipv6"``, ``"local"``, ``"abstract"``, ``"seqpacket"``,
         ``"mptcp"``, ``"gso"``, ``"gro"``.
 
+    Returns:
+      Whether it works here. Python's constants are not asked: they tell what it was built
+      with. An option that needs a privilege is supported where the process has it.
+
     Raises:
       UnknownOptionError: there is no such name; the message gives the nearest one.
       SocketError: there was no descriptor or memory to try it with.

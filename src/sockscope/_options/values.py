@@ -116,8 +116,8 @@ class SocketOptions(OptionFields):
     """Socket options by name; None, everywhere the default, leaves the system's or sockscope's.
 
     Values are checked here, before there is a socket. They are set in the order in which
-    they take effect, whatever the order of the arguments. `TABLE` (or
-    ``python -m sockscope options``) tells each one's type, unit, range and phase.
+    they take effect, whatever the order of the arguments. The table of options in the
+    reference (or ``python -m sockscope options``) tells each one's type, unit, range and phase.
 
     Args:
       preferred: names of options whose failure is reported by `check` and not raised.
@@ -153,7 +153,11 @@ class SocketOptions(OptionFields):
         object.__setattr__(self, "extra", _check_extra(self.extra))
 
     def stated(self) -> Iterator[tuple[Option, Any]]:
-        """Each option that is not None, with its value, in the order in which they are set."""
+        """Each option that is not None, with its value, in the order in which they are set.
+
+        Returns:
+          An iterator over pairs of a row of the table, whose ``name`` it is, and a value.
+        """
         for option in SETTABLE:
             value = getattr(self, option.name)
             if value is not None:
@@ -189,18 +193,38 @@ class SocketOptions(OptionFields):
         )
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with *changes*; None takes an option back."""
+        """A copy with *changes*.
+
+        Args:
+          changes: options by name, as the class takes them; None takes one back.
+
+        Returns:
+          Another one: they are immutable.
+
+        Raises:
+          TypeError, ValueError: as the class does.
+        """
         return dataclasses.replace(self, **changes)
 
     def diff(self, other: SocketOptions) -> dict[str, tuple[Any, Any]]:
-        """Where two differ: the name of each such option, with this one's value and *other*'s."""
+        """Where two differ.
+
+        Args:
+          other: the one to compare with.
+
+        Returns:
+          The name of each option that differs, with this one's value and *other*'s; None
+          stands for what is not stated. Empty if they are equal.
+        """
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in _FIELDS}
         return {name: (mine, theirs) for name, (mine, theirs) in pairs.items() if mine != theirs}
 
     def to_mapping(self) -> dict[str, Any]:
         """What is stated, for JSON or TOML; `from_mapping` takes it back.
 
-        Keys are in it, as a configuration has to have them.
+        Returns:
+          Names, and values of the types that both formats have. Keys are in it in clear
+          text, as a configuration has to have them.
         """
         mapping = {option.name: option.codec.plain(value) for option, value in self.stated()}
         if self.preferred:
@@ -219,6 +243,12 @@ class SocketOptions(OptionFields):
         Enumerations are written by name in lower case, bytes as text or ``"hex:..."``,
         ``keepalive`` as a bool or a table, ``linger`` and ``dead_peer`` as seconds,
         ``extra`` as a table of ``"level:number"``.
+
+        Args:
+          mapping: names and values, as `to_mapping` gives them.
+
+        Returns:
+          The options, checked.
 
         Raises:
           UnknownOptionError: there is no such option; it is a TypeError and a ValueError.
@@ -256,11 +286,34 @@ class SocketOptions(OptionFields):
 
         Sizes that Linux doubles are halved. What the system does not tell, or not as it was
         set (keys, say), is left out. Not a checkpoint.
+
+        Args:
+          sock: a socket of sockscope's, of Trio's or of the standard library's.
+
+        Returns:
+          All that is settable on this kind of socket, stated.
+
+        Raises:
+          OptionError: it cannot be read; the socket is closed, say.
+          trio.ClosedResourceError: *sock* is one of sockscope's, and closed.
         """
         return cls(**read_options(sock))
 
     def check(self, sock: SocketLike) -> Report:
-        """What became of each option stated here on *sock*, and why. Not a checkpoint."""
+        """What became of each option stated here on *sock*, and why. Not a checkpoint.
+
+        Nothing is set by it, and no failure is raised: it is in the report.
+
+        Args:
+          sock: a socket of sockscope's, of Trio's or of the standard library's.
+
+        Returns:
+          A mapping from each option's name to its `OptionResult`; ``report.ok`` says
+          whether all are in effect.
+
+        Raises:
+          trio.ClosedResourceError: *sock* is one of sockscope's, and closed.
+        """
         return check_options(self, sock)
 
 

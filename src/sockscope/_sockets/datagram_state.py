@@ -166,7 +166,10 @@ class DatagramState(BaseSocket):
     def statistics(self) -> DatagramSocketStatistics:
         """What was received and sent, and what the kernel dropped, at this moment.
 
-        Source: SO_MEMINFO (Linux), which is right at once: the count that
+        Raises:
+          trio.ClosedResourceError: the socket is closed.
+
+        A plain function. Source: SO_MEMINFO (Linux), which is right at once: the count that
         ``receive_drops`` brings with a datagram is older.
         """
         self._check_open()

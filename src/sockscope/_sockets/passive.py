@@ -175,6 +175,9 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
         Args:
           options: set on the connection before it is handed out.
 
+        Returns:
+          The connection, which is the caller's.
+
         Raises:
           trio.WouldBlock: there is none.
           Otherwise as `accept`.
@@ -238,8 +241,14 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
     def configure_child(self, stream: StreamSocket, options: SocketOptions) -> None:
         """Set the options that a connection of this socket needs and has not inherited.
 
+        `accept` and servers do it for every connection.
+
+        Args:
+          stream: a connection that was accepted here.
+          options: what it is to have, over the defaults.
+
         Raises:
-          OptionError: one of them failed.
+          OptionError: one of them failed; several are one ExceptionGroup.
         """
         if self._last_plan is None or self._last_plan[0] is not options:
             self._last_plan = options, self._plan_for(options)
@@ -282,7 +291,13 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
     def statistics(self) -> PassiveStatistics:
         """What was accepted, and how the kernel's queue stands.
 
-        Source: TCP_INFO of a listening socket, and SO_MEMINFO (Linux).
+        Returns:
+          The figures of this moment; None for what the system does not tell.
+
+        Raises:
+          trio.ClosedResourceError: the socket is closed.
+
+        A plain function. Source: TCP_INFO of a listening socket, and SO_MEMINFO (Linux).
         """
         self._check_open()
         queue = backlog = dropped = None

@@ -131,6 +131,9 @@ class TLSInformation:
         Args:
           cb_type: one of `ssl.CHANNEL_BINDING_TYPES`.
 
+        Returns:
+          The data, or None where this connection has none of that type.
+
         Raises:
           ValueError: another type.
           trio.NeedHandshakeError: there was no handshake yet.
@@ -138,7 +141,7 @@ class TLSInformation:
         return self._after_handshake("get_channel_binding").get_channel_binding(cb_type)
 
     def pending(self) -> int:
-        """The bytes that are decrypted already, so that a receive would not wait."""
+        """How many bytes are decrypted already, so that a receive would not wait."""
         return self._ssl.pending()
 
     def verify_client_post_handshake(self) -> None:
@@ -180,11 +183,21 @@ class TLSInformation:
         return socket
 
     def get_option(self, name: str) -> Any:
-        """Ask the kernel for a socket option of the stream below; see `StreamSocket`."""
+        """Ask the kernel for a socket option of the stream below.
+
+        Args:
+          name: as for `StreamSocket.get_option`, which says what is returned and raised.
+        """
         return self._below.get_option(name)
 
     def set_option(self, name: str, value: Any, *, missing_ok: bool = False) -> bool:
-        """Set a socket option of the stream below, now; see `StreamSocket`."""
+        """Set a socket option of the stream below, now.
+
+        Args:
+          name: as for `StreamSocket.set_option`, which says what is returned and raised.
+          value: as there.
+          missing_ok: as there.
+        """
         return bool(self._below.set_option(name, value, missing_ok=missing_ok))
 
     def statistics(self) -> Any:
