@@ -120,7 +120,7 @@ async def make_socket(  # noqa: D417  # the keywords are told one by one
       configure: a plain function ``(socket, context)`` for what no option expresses,
         called after the options, before bind (passive) or connect (active). If it
         raises, nothing was opened.
-      mode: the permission bits of a passive local socket's path.
+      mode: the permission bits of the path that a local socket is bound to, 0 to 0o777.
       owner: the path's owner, a number or name.
       group: the path's group, a number or name.
       replace_stale: whether a path left behind by a socket that nobody listens on is
@@ -132,12 +132,13 @@ async def make_socket(  # noqa: D417  # the keywords are told one by one
         owns the stream from then on.
 
     Returns:
-      A `StreamSocket`; a `PassiveSocket` if *connect* is ``"passive"``; what *upgrade*
-      returned if there is one.
+      A `StreamSocket`; a `PassiveSocket` if *connect* is ``"passive"``; a `DatagramSocket`
+      if *type* is ``"datagram"``; what *upgrade* returned if there is one.
 
     Raises:
       ConnectError: no address could be reached; its ``exceptions`` name each.
       ConnectTimeoutError: it took longer; the message names the addresses pending.
+      SocketTimeoutError: the same, of a socket that does not connect.
       HandshakeTimeoutError: connected in time, but not upgraded.
       ResolverError: a name is unknown.
       OptionError: an option failed.
