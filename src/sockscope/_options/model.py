@@ -153,6 +153,13 @@ Gather = Callable[["Option", RawSocket, str], Any]
 Brief = Callable[[Any, str], Any]
 
 
+class KeptHash:
+    """Room for the hash of a set of options: of a hundred fields, and asked for often."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+
 @dataclass(frozen=True)
 class Option:
     """A row of the table.

@@ -20,7 +20,7 @@ from sockscope._options.composed import (
     MULTICAST_INTERFACE6,
     expand_multicast_interface,
 )
-from sockscope._options.model import Option, Phase, Target
+from sockscope._options.model import KeptHash, Option, Phase, Target
 from sockscope._options.value_types import PathMTUDiscovery
 
 _DATAGRAM4 = kinds.DATAGRAM & kinds.INTERNET4
@@ -45,7 +45,7 @@ def _ipv6(constant: str, number: int, of: frozenset[str] = kinds.INTERNET6) -> t
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, init=False, repr=False, eq=False)
-class IPOptions:
+class IPOptions(KeptHash):
     """The fields for IP and IPv6."""
 
     ipv6_only: Annotated[

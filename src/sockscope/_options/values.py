@@ -163,6 +163,14 @@ class SocketOptions(OptionFields):
             if value is not None:
                 yield option, value
 
+    def __hash__(self) -> int:
+        try:
+            return self._hash
+        except AttributeError:
+            values = tuple((option.name, value) for option, value in self.stated())
+            object.__setattr__(self, "_hash", hash((values, self.preferred, self.extra)))
+            return self._hash
+
     def __repr__(self) -> str:
         shown = [f"{option.name}={option.shown(value)!r}" for option, value in self.stated()]
         if self.preferred:
@@ -180,17 +188,8 @@ class SocketOptions(OptionFields):
         """
         if not isinstance(other, SocketOptions):
             return NotImplemented
-        values = {option.name: value for option, value in self.stated()}
-        for option, value in other.stated():
-            for rival in _RIVALS[option.name]:
-                if _conflict(value, values.get(rival)) or _conflict(values.get(rival), value):
-                    del values[rival]
-            values[option.name] = value
-        return type(self)(
-            **values,
-            preferred=self.preferred | other.preferred,
-            extra={**self.extra, **other.extra},
-        )
+        merged: Self = _merged(self, other)
+        return merged
 
     def replace(self, **changes: Any) -> Self:
         """A copy with *changes*.
@@ -318,3 +317,19 @@ class SocketOptions(OptionFields):
 
 
 _FIELDS: Mapping[str, Any] = {field.name: field for field in dataclasses.fields(SocketOptions)}
+
+
+@functools.lru_cache(maxsize=128)
+def _merged(left: Any, right: SocketOptions) -> Any:
+    """What ``left | right`` is; kept, as a server's hook may merge for each connection."""
+    values = {option.name: value for option, value in left.stated()}
+    for option, value in right.stated():
+        for rival in _RIVALS[option.name]:
+            if _conflict(value, values.get(rival)) or _conflict(values.get(rival), value):
+                del values[rival]
+        values[option.name] = value
+    return type(left)(
+        **values,
+        preferred=left.preferred | right.preferred,
+        extra={**left.extra, **right.extra},
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from collections.abc import Awaitable
 from typing import Any, Final
 
 import outcome
@@ -32,10 +33,38 @@ class PreparationFailed(Exception):
     """The connection's options or its upgrade failed: counted, told, and over."""
 
 
-async def prepare(
+def set_options(
     settings: Settings, counters: Counters, passive: PassiveSocket, stream: StreamSocket
+) -> Awaitable[object] | None:
+    """Set the connection's options, as far as that needs no waiting.
+
+    Returns:
+      What the hook gave, if it has to be awaited: for `prepare`.
+
+    Raises:
+      PreparationFailed: it has been counted and logged.
+    """
+    options: object = settings.connection_options
+    try:
+        if callable(options):
+            options = options(stream)
+            if inspect.isawaitable(options):
+                return options
+        _configure(passive, stream, options)
+    except Exception as exc:
+        _options_failed(counters, stream, exc)
+        raise PreparationFailed from exc
+    return None
+
+
+async def prepare(
+    settings: Settings,
+    counters: Counters,
+    passive: PassiveSocket,
+    stream: StreamSocket,
+    pending: Awaitable[object] | None,
 ) -> Any:
-    """Set the connection's options and upgrade it.
+    """Await the connection's options, if they are *pending*, and upgrade it.
 
     Returns:
       What the handler works with.
@@ -46,7 +75,8 @@ async def prepare(
     are_set = False
     try:
         with deadline_after(settings.handshake_timeout):
-            await _set_options(settings.connection_options, passive, stream)
+            if pending is not None:
+                _configure(passive, stream, await pending)
             are_set = True
             return stream if settings.upgrade is None else await settings.upgrade(stream)
         raise HandshakeTimeoutError(
@@ -61,6 +91,14 @@ async def prepare(
         raise PreparationFailed from exc
 
 
+def _configure(passive: PassiveSocket, stream: StreamSocket, options: object) -> None:
+    if options is None:
+        options = NO_OPTIONS
+    if not isinstance(options, SocketOptions):
+        raise TypeError(f"connection_options gave {options!r}, not a SocketOptions or None")
+    passive.configure_child(stream, options)
+
+
 #: Which counter a connection's end belongs to: a cancelled handler has finished, too.
 COUNTER_OF: Final[dict[Outcome, str]] = {
     "finished": "finished",
@@ -71,41 +109,11 @@ COUNTER_OF: Final[dict[Outcome, str]] = {
 }
 
 
-def set_options(
-    settings: Settings, counters: Counters, passive: PassiveSocket, stream: StreamSocket
-) -> None:
-    """`prepare` where there is neither hook nor upgrade: nothing to wait for.
-
-    Raises:
-      PreparationFailed: it has been counted and logged.
-    """
-    options = settings.connection_options
-    assert options is None or isinstance(options, SocketOptions)
-    try:
-        passive.configure_child(stream, options or NO_OPTIONS)
-    except Exception as exc:
-        _options_failed(counters, stream, exc)
-        raise PreparationFailed from exc
-
-
 def _options_failed(counters: Counters, stream: StreamSocket, exc: Exception) -> None:
     """Count and tell it: the first time for all to see, for most likely each one will fail."""
     counters.option_failures += 1
     level = logging.WARNING if counters.option_failures == 1 else logging.DEBUG
     _tell("the options of", stream, exc, level)
-
-
-async def _set_options(hook: Any, passive: PassiveSocket, stream: StreamSocket) -> None:
-    options = hook
-    if callable(hook):
-        options = hook(stream)
-        if inspect.isawaitable(options):
-            options = await options
-    if options is None:
-        options = NO_OPTIONS
-    if not isinstance(options, SocketOptions):
-        raise TypeError(f"connection_options gave {options!r}, not a SocketOptions or None")
-    passive.configure_child(stream, options)
 
 
 def _count(counts: dict[str, int], kind: str) -> None:

@@ -57,7 +57,6 @@ class Connections(Generic[T]):
         self._settings = settings
         self._handler: Any = settings.handler
         self._nursery: trio.Nursery
-        self._prepares = settings.upgrade is not None or callable(settings.connection_options)
         # What is not asked for is None, and costs one comparison.
         self.lender = Lender[T]() if settings.handler is None else None
         self.gate = Gate.of(
@@ -171,10 +170,11 @@ class Connections(Generic[T]):
             if result is None:
                 if self.gate is not None:
                     await self.gate.turn(stream)
-                if self._prepares:
-                    connection = await prepare(self._settings, self.counters, passive, stream)
-                else:
-                    set_options(self._settings, self.counters, passive, stream)
+                pending = set_options(self._settings, self.counters, passive, stream)
+                if pending is not None or self._settings.upgrade is not None:
+                    connection = await prepare(
+                        self._settings, self.counters, passive, stream, pending
+                    )
                 is_lent = self.lender is not None
                 # As outcome.acapture, whose frame each idle connection would keep.
                 if self._timers is not None:
