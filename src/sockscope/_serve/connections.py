@@ -49,6 +49,8 @@ class Connections(Generic[T]):
     def __init__(self, settings: Settings) -> None:
         self.counters = Counters()
         self.live: set[StreamSocket] = set()
+        # How many were live once.
+        self.ended = 0
         # Closed by us, but their peers are still sending; a handler may go on with other work.
         self.lingering: set[StreamSocket] = set()
         # Who waits for one to give its descriptor back, or until all have ended.
@@ -218,6 +220,7 @@ class Connections(Generic[T]):
         """The connection is closed, or lingers: count it."""
         counters = self.counters
         self.live.discard(stream)
+        self.ended += 1
         counters.bytes_received += stream._bytes_received
         counters.bytes_sent += stream._bytes_sent
         if how == "finished":

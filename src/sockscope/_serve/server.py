@@ -182,8 +182,9 @@ class Server(Generic[T]):
     async def drain(self, timeout: float | None = None, *, lame_duck: float = 0.0) -> None:
         """Stop accepting, let the handlers finish, and cancel what is left.
 
-        Where the system lets it (see `draining a server`), clients whose handshake is under
-        way are served as well; `ServerStatistics.possibly_lost` tells where it did not.
+        Where the system lets it (see the how-to page on draining), clients whose handshake
+        is under way are served as well; `ServerStatistics.possibly_lost` tells where it
+        did not.
 
         Args:
           timeout: seconds for the handlers; None is the server's ``drain_timeout``.
@@ -197,7 +198,8 @@ class Server(Generic[T]):
             timeout = self._settings.drain_timeout
         check_timeout(timeout)
         check_timeout(lame_duck, "lame_duck")
-        began = trio.current_time()
+        connections = self._connections
+        began, ended = trio.current_time(), connections.ended
         self._draining.set()
         for scope in tuple(self._draining_scopes):
             scope.cancel()
@@ -209,12 +211,10 @@ class Server(Generic[T]):
                 await self._empty_queues()
         finally:
             self.stop_accepting()
-        connections = self._connections
-        waiting = len(connections.live)
         with trio.CancelScope(deadline=deadline):
             await connections.all_ended()
-        left = len(connections.live)
-        self._counters.drained += max(waiting - left, 0)
+        left, drained = len(connections.live), connections.ended - ended
+        self._counters.drained += drained
         self._counters.cut += left
         if left or connections.lingering:
             connections.cut()
@@ -222,7 +222,7 @@ class Server(Generic[T]):
         self._drained.set()
         LOGGER.info(
             "drained: %d connections ended by themselves, %d were cut, in %.3f s",
-            waiting - left,
+            drained,
             left,
             trio.current_time() - began,
         )
