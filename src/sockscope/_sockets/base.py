@@ -19,6 +19,7 @@ import trio
 from sockscope._addresses.values import Address, InternetAddress, from_sockaddr
 from sockscope._core.errors import SocketError, socket_error
 from sockscope._options.access import get_option, set_option
+from sockscope._options.defaults import NO_OPTIONS
 from sockscope._options.values import SocketOptions
 
 AF_UNIX: int = getattr(stdlib_socket, "AF_UNIX", -1)
@@ -241,7 +242,9 @@ class BaseSocket:
 
     def _options_changed(self, options: SocketOptions) -> None:
         """Take note of *options*, which were set on the socket a moment ago."""
-        self._requested = self._requested | options
+        # Most have none before, and a look by identity is the cheapest.
+        none_yet = self._requested is NO_OPTIONS
+        self._requested = options if none_yet else self._requested | options
 
     def _check_open(self) -> None:
         if self._sock.fileno() == -1:

@@ -11,7 +11,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from sockscope._core.errors import ReceiveTimeoutError
-from sockscope._sockets.stream_state import LARGEST_RECEIVE_SIZE, StreamState, expires
+from sockscope._sockets.stream_state import LARGEST_RECEIVE_SIZE, StreamState
 from sockscope._sockets.urgent import receive_urgent
 
 _T = TypeVar("_T")
@@ -132,9 +132,7 @@ class Receiving(StreamState):
         """Sleep until a receive may succeed; whether `receive_timeout` came first."""
         if self._error is not None:
             raise self._broken("receive")
-        if self._receive_timeout is None:
-            return self._wait_readable()
-        return expires(self._wait_readable, self._receive_timeout)
+        return self._wait_readable()
 
     def _check_expired(self, expired: bool | None) -> None:
         """Nothing was there to be received: was that for too long?"""

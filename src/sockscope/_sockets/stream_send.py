@@ -11,7 +11,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_
 
 from sockscope._core.errors import SendTimeoutError
 from sockscope._sockets.faults import ALREADY_GONE
-from sockscope._sockets.stream_state import StreamState, expires
+from sockscope._sockets.stream_state import StreamState
 
 _OUT_OF_BAND: Final = stdlib_socket.MSG_OOB
 _DONT_ROUTE: Final = stdlib_socket.MSG_DONTROUTE
@@ -82,7 +82,7 @@ class Sending(StreamState):
     async def _when_writable(self, attempt: Callable[[], int], sent: int = 0) -> int:
         """Try *attempt* each time the socket is writable, until it succeeds."""
         while True:
-            expired = await expires(self._wait_writable, self._send_timeout)
+            expired = await self._wait_writable()
             try:
                 return attempt()
             except BlockingIOError:

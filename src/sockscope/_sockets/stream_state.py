@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket as stdlib_socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, NoReturn
 
 import trio
@@ -17,7 +16,7 @@ from sockscope._options.values import SocketOptions
 from sockscope._sockets.base import AnySocket
 from sockscope._sockets.engine import FIRST_BY_TRIO
 from sockscope._sockets.faults import CALLERS_FAULT, NOT_CONNECTED
-from sockscope._sockets.stream_wait import WaitingStream
+from sockscope._sockets.stream_wait import WaitingStream, finite
 
 # What one receive makes room for when the caller does not say: enough for most
 # messages. It grows with a stream that fills it, for room that is not filled
@@ -31,21 +30,6 @@ class StreamStatistics(NamedTuple):
 
     bytes_received: int
     bytes_sent: int
-
-
-def finite(seconds: float | None) -> float | None:
-    """A timeout as the streams keep it: None where it never ends."""
-    return None if seconds is None or seconds == math.inf else float(seconds)
-
-
-async def expires(wait: Callable[[], Awaitable[None]], seconds: float | None) -> bool:
-    """Await *wait* for so many seconds at most; whether the time ran out first."""
-    if seconds is None:
-        await wait()
-        return False
-    with trio.move_on_after(seconds) as scope:
-        await wait()
-    return scope.cancelled_caught
 
 
 class StreamState(WaitingStream):
@@ -63,10 +47,8 @@ class StreamState(WaitingStream):
         "_on_connect",
         "_peer",
         "_receive_size",
-        "_receive_timeout",
         "_receiving",
         "_remote_name",
-        "_send_timeout",
         "_sending",
     )
 
@@ -104,8 +86,6 @@ class StreamState(WaitingStream):
         self._bytes_sent: int = 0
         # A server's: takes the socket over, and says so, if a close might lose what was sent.
         self._linger: Callable[[Any], bool] | None = None
-        self._receive_timeout = finite(requested.receive_timeout)
-        self._send_timeout = finite(requested.send_timeout)
 
     def _describe(self) -> str:
         if self._peer is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import outcome
@@ -18,6 +20,22 @@ from trio.lowlevel import (
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket, family_of
 from sockscope._sockets.engine import ENABLED, current_engine
+from sockscope._sockets.timers import current_deadlines
+
+
+def finite(seconds: float | None) -> float | None:
+    """A timeout as the streams keep it: None where it never ends."""
+    return None if seconds is None or seconds == math.inf else float(seconds)
+
+
+async def expires(wait: Callable[[], Awaitable[None]], seconds: float | None) -> bool:
+    """Await *wait* for so many seconds at most; whether the time ran out first."""
+    if seconds is None:
+        await wait()
+        return False
+    with trio.move_on_after(seconds) as scope:
+        await wait()
+    return scope.cancelled_caught
 
 
 class WaitingStream(BaseSocket):
@@ -25,12 +43,17 @@ class WaitingStream(BaseSocket):
 
     __slots__ = (
         "_latest_wait",
+        "_look_at",
+        "_read_due",
         "_reader",
+        "_receive_timeout",
         "_registered",
         "_saw_more_than_data",
+        "_send_timeout",
         "_short_means_empty",
         "_trio_waits",
         "_urgent_fd",
+        "_write_due",
         "_writer",
     )
 
@@ -43,6 +66,12 @@ class WaitingStream(BaseSocket):
         self._reader: Task | None = None
         self._writer: Task | None = None
         self._saw_more_than_data = False
+        # Seconds of inactivity that a receive and a send wait out, and when, for those that
+        # sleep in the engine, they are over. The last is the heap's.
+        self._receive_timeout = finite(requested.receive_timeout)
+        self._send_timeout = finite(requested.send_timeout)
+        self._read_due = self._write_due = math.inf
+        self._look_at = math.inf
         # Tasks asleep by Trio's own call, whom closing has to wake.
         self._trio_waits = 0
         # Where a task waits for urgent data; None while none does.
@@ -85,34 +114,73 @@ class WaitingStream(BaseSocket):
             self._reschedule(None)
         self._wake_urgent()
 
-    async def _wait_readable(self) -> None:
-        """Sleep until a receive may succeed; the caller has seen that none would by now."""
+    async def _wait_readable(self) -> bool | None:  # type: ignore[override]  # tells more
+        """Sleep until a receive may succeed; the caller has seen that none would by now.
+
+        Returns:
+          True if `receive_timeout` came first.
+        """
         self._check_open()
         self._readable = False
         engine = current_engine()
+        timeout = self._receive_timeout
         # Not in both at once: a writer that sleeps in the engine keeps the stream there.
         if (engine.is_worth_it(self) or self._writer is not None) and self._join_engine():
             self._reader = current_task()
-            await wait_task_rescheduled(self._stop_reading)
-            return
+            if timeout is not None:
+                self._read_due = trio.current_time() + timeout
+                if self._read_due < self._look_at:
+                    current_deadlines().watch(self, self._read_due)
+            expired: bool | None = await wait_task_rescheduled(self._stop_reading)
+            return expired
         if self._registered != -1:
             engine.unregister(self)
         self._trio_waits += 1
         try:
-            await trio.lowlevel.wait_readable(self._sock)
+            if timeout is None:
+                await trio.lowlevel.wait_readable(self._sock)
+            else:
+                with trio.move_on_after(timeout) as scope:
+                    await trio.lowlevel.wait_readable(self._sock)
+                if scope.cancelled_caught:
+                    return True
         except OSError as exc:
             raise self._cannot_wait(exc) from exc
         finally:
             self._trio_waits -= 1
         self._readable = True
+        return None
 
-    async def _wait_writable(self) -> None:
-        """Sleep until a send may succeed; the caller has seen that none would by now."""
+    async def _wait_writable(self) -> bool | None:  # type: ignore[override]  # tells more
+        """Sleep until a send may succeed; the caller has seen that none would by now.
+
+        Returns:
+          True if `send_timeout` came first.
+        """
+        timeout = self._send_timeout
         if self._registered == -1:
-            await self._wait_for_room()
-            return
+            return await expires(self._wait_for_room, timeout)
         self._writer = current_task()
-        await wait_task_rescheduled(self._stop_writing)
+        if timeout is not None:
+            self._write_due = trio.current_time() + timeout
+            if self._write_due < self._look_at:
+                current_deadlines().watch(self, self._write_due)
+        expired: bool | None = await wait_task_rescheduled(self._stop_writing)
+        return expired
+
+    def _next_due(self) -> float:
+        """See `Timed`: only who sleeps in the engine has deadlines here."""
+        read_due = math.inf if self._reader is None else self._read_due
+        return read_due if self._writer is None else min(read_due, self._write_due)
+
+    def _expire(self, now: float) -> None:
+        """See `Timed`: wake who has slept for too long, to try once more."""
+        if self._reader is not None and self._read_due <= now:
+            task, self._reader = self._reader, None
+            reschedule(task, outcome.Value(True))
+        if self._writer is not None and self._write_due <= now:
+            task, self._writer = self._writer, None
+            reschedule(task, outcome.Value(True))
 
     async def _wait_for_room(self) -> None:
         """Sleep until a send may succeed, which it may at once: then no edge would come."""
@@ -140,16 +208,20 @@ class WaitingStream(BaseSocket):
 
     def _stop_reading(self, _: RaiseCancelT) -> Abort:
         self._reader = None
+        self._read_due = math.inf
         return Abort.SUCCEEDED
 
     def _stop_writing(self, _: RaiseCancelT) -> Abort:
         self._writer = None
+        self._write_due = math.inf
         return Abort.SUCCEEDED
 
     def _wake(self) -> None:
         if self._registered != -1:
             current_engine().unregister(self)
             self._reschedule(trio.ClosedResourceError("another task closed this stream"))
+        if self._look_at != math.inf:
+            current_deadlines().forget(self)
         self._wake_urgent()
         if self._trio_waits or self._exposed is not None:
             # A system call in Trio, even where nobody waits.

@@ -11,7 +11,8 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from sockscope._core.errors import ReceiveTimeoutError, SocketError
-from sockscope._sockets.stream_state import StreamState, expires
+from sockscope._sockets.stream_state import StreamState
+from sockscope._sockets.stream_wait import expires
 
 # Without epoll nothing wakes for urgent data alone: look by the clock.
 _FIRST_PAUSE: Final = 0.005
