@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from sockscope import accept_connection, open_socket, serve_passive
-from sockscope._serve.timers import _FEW, TimedOut, Timers
+from sockscope._serve.timers import TimedOut, TimeLimit
 from sockscope.testing import serving
 from tests._serve.waiting import until
 
@@ -33,38 +33,26 @@ async def forever(record):
         record.append(trio.current_time() - began)
 
 
-@pytest.fixture
-async def timers(nursery):
-    def start(lifetime=math.inf, idle_timeout=math.inf):
-        timers = Timers(lifetime, idle_timeout)
-        nursery.start_soon(timers.run)
-        return timers
-
-    return start
-
-
-async def test_lifetime_is_counted_from_accept(timers, autojump_clock):
+async def test_lifetime_is_counted_from_accept(autojump_clock):
     ran = []
-    timers = timers(lifetime=10)
-    with pytest.raises(TimedOut):
-        await timers.handle(Counters(), trio.current_time() - 3, forever, ran)
+    limit = TimeLimit(Counters(), trio.current_time() + 7, math.inf)
+    with pytest.raises(TimedOut), limit:
+        await forever(ran)
     assert ran == [pytest.approx(7)]
 
 
-async def test_idle_from_the_start(timers, autojump_clock):
+async def test_idle_from_the_start(autojump_clock):
     ran = []
-    timers = timers(idle_timeout=8)
-    with pytest.raises(TimedOut):
-        await timers.handle(Counters(), 0, forever, ran)
+    with pytest.raises(TimedOut), TimeLimit(Counters(), math.inf, 8):
+        await forever(ran)
     assert ran == [pytest.approx(8)]
 
 
 @pytest.mark.parametrize("counter", ["_bytes_received", "_bytes_sent"])
 @pytest.mark.parametrize("last", [0.5, 1.0, 3.3, 7.9, 20.0])
-async def test_idle_since_the_last_byte(timers, nursery, counter, last, autojump_clock):
+async def test_idle_since_the_last_byte(nursery, counter, last, autojump_clock):
     """Never before the time, and at most an eighth after it."""
     stream, ran = Counters(), []
-    timers = timers(idle_timeout=8)
 
     async def trickle():
         end = trio.current_time() + last
@@ -73,41 +61,35 @@ async def test_idle_since_the_last_byte(timers, nursery, counter, last, autojump
             setattr(stream, counter, getattr(stream, counter) + 1)
 
     nursery.start_soon(trickle)
-    with pytest.raises(TimedOut):
-        await timers.handle(stream, 0, forever, ran)
+    with pytest.raises(TimedOut), TimeLimit(stream, math.inf, 8):
+        await forever(ran)
     assert last + 8 <= ran[0] <= last + 9.001
 
 
-async def test_whichever_timer_is_first(timers, autojump_clock):
+async def test_whichever_timer_is_first(autojump_clock):
     ran = []
-    both = timers(lifetime=5, idle_timeout=8)
-    with pytest.raises(TimedOut):
-        await both.handle(Counters(), trio.current_time(), forever, ran)
+    with pytest.raises(TimedOut), TimeLimit(Counters(), trio.current_time() + 5, 8):
+        await forever(ran)
     assert ran == [pytest.approx(5)]
 
 
-async def test_what_ended_is_left_alone(timers, autojump_clock):
-    timers = timers(lifetime=5, idle_timeout=1)
-
-    async def answer(value):
-        return value
-
-    for number in range(3 * _FEW):
-        assert await timers.handle(Counters(), trio.current_time(), answer, number) == number
-    assert len(timers._heap) <= 2 * _FEW  # thrown out, not kept until they come due
+async def test_a_body_that_ends_or_fails_in_time(autojump_clock):
+    with TimeLimit(Counters(), trio.current_time() + 5, 1):
+        await trio.sleep(0.5)
+    with pytest.raises(KeyError), TimeLimit(Counters(), trio.current_time() + 5, 1):
+        raise KeyError
     await trio.sleep(10)
-    assert not timers._heap
 
 
-async def test_a_handler_that_goes_on_is_cancelled_again(timers, autojump_clock):
-    """A cancelled scope cancels every further wait: one look after the other changes nothing."""
-    timers = timers(idle_timeout=1)
+async def test_cancelled_from_outside(autojump_clock):
+    with trio.move_on_after(2) as scope, TimeLimit(Counters(), math.inf, 5):
+        await trio.sleep_forever()
+    assert scope.cancelled_caught
 
-    async def stubborn():
-        with trio.CancelScope(shield=True):
-            await trio.sleep(5)
 
-    assert await timers.handle(Counters(), 0, stubborn) is None
+async def test_a_body_that_goes_on_all_the_same(autojump_clock):
+    with TimeLimit(Counters(), math.inf, 1), trio.CancelScope(shield=True):
+        await trio.sleep(5)
 
 
 @pytest.mark.parametrize("limit", ["lifetime", "idle_timeout"])

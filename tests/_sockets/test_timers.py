@@ -12,6 +12,7 @@ from sockscope import ReceiveTimeoutError, SendTimeoutError, SocketOptions
 from sockscope._sockets import engine
 from sockscope._sockets.timers import _FEW, Deadlines, current_deadlines
 from sockscope.testing import cancel_everywhere, open_loopback_pair
+from tests.wire import receive_all
 
 SIZE = 100_000_000
 
@@ -56,8 +57,7 @@ class TestReceiving:
                     await far.send_all(b"x")
 
             with pytest.raises(ReceiveTimeoutError):
-                while True:
-                    await near.receive_some()
+                await receive_all(near)
         assert trio.current_time() == pytest.approx(21)
 
     async def test_a_shorter_one_counts_from_the_next_wait(self, pair, autojump_clock):

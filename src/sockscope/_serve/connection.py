@@ -8,7 +8,6 @@ import sys
 from collections.abc import Awaitable
 from typing import Any, Final
 
-import outcome
 import trio
 
 from sockscope._core.deadlines import deadline_after
@@ -174,12 +173,12 @@ async def say_farewell(stream: StreamSocket, connection: Any, ended_well: bool) 
             LOGGER.debug("closing %r: %s", connection, exc)
 
 
-def outcome_of(result: outcome.Outcome[Any] | None, stream: StreamSocket) -> Outcome:
-    """How a connection ended, by what its handler returned or raised; None if it never ran."""
-    if isinstance(result, outcome.Value):
+def outcome_of(error: BaseException | None, stream: StreamSocket) -> Outcome:
+    """How a connection ended, by what its handler raised; None if it returned."""
+    if error is None:
         return "finished"
-    if not isinstance(result, outcome.Error) or not isinstance(result.error, Exception):
+    if not isinstance(error, Exception):
         return "cancelled"
-    if isinstance(result.error, TimedOut):
+    if isinstance(error, TimedOut):
         return "timed_out"
-    return "reset" if is_reset(result.error, stream) else "failed"
+    return "reset" if is_reset(error, stream) else "failed"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import socket as stdlib_socket
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Generic, TypeVar
 
-import outcome
 import trio
 from trio.lowlevel import ParkingLot
 
@@ -27,7 +28,7 @@ from sockscope._serve.lingering import linger, take_for_lingering
 from sockscope._serve.overload import Crowd, Reserve
 from sockscope._serve.settings import Outcome, Settings
 from sockscope._serve.statistics import Counters
-from sockscope._serve.timers import Timers
+from sockscope._serve.timers import TimeLimit
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
 
@@ -38,6 +39,9 @@ T = TypeVar("T")
 
 # Counted, but no error of the handler's.
 _NOT_TOLD: Final = frozenset({"reset", "timed_out"})
+
+# What limits a connection that has all the time it wants.
+_NO_LIMIT: Final = nullcontext()
 
 # Trio would make the name anew for each task, and keep it.
 _TASK_NAME: Final = "sockscope connection"
@@ -73,18 +77,16 @@ class Connections(Generic[T]):
         self._admission = Admission.of(
             settings.allow, settings.deny, settings.max_connections_per_host
         )
-        self._timers = Timers.of(settings.lifetime, settings.idle_timeout)
+        self._is_timed = not (settings.lifetime == settings.idle_timeout == math.inf)
 
     async def host(self, drained: trio.Event, task_status: trio.TaskStatus[None]) -> None:
         """Hold the nursery of the handlers, which can be cut without the server's body."""
         failure: BaseException | None = None
         try:
             async with trio.open_nursery() as self._nursery:
-                if self._timers is not None:
-                    self._nursery.start_soon(self._timers.run)
                 task_status.started()
                 await drained.wait()
-                # The timers' task is all that is left.
+                # What else may be in there is cancelled.
                 self._nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One failure is shown as a child of the server's own nursery would be.
@@ -164,57 +166,47 @@ class Connections(Generic[T]):
     async def _serve(self, passive: PassiveSocket, stream: StreamSocket) -> None:
         """One connection, from accept to close; whatever happens, it is closed and counted."""
         connection: Any = stream
-        result: outcome.Outcome[Any] | None = None
+        error: BaseException | None = None
         failed = is_lent = False
-        began = 0.0 if self._timers is None else trio.current_time()
+        limit: AbstractContextManager[None] = _NO_LIMIT
+        if self._is_timed:
+            # A lifetime begins here, before the connection is prepared.
+            limit = self._limit(stream)
         try:
-            result = self._announce(stream)
-            if result is None:
-                if self.gate is not None:
-                    await self.gate.turn(stream)
-                pending = set_options(self._settings, self.counters, passive, stream)
-                if pending is not None or self._settings.upgrade is not None:
-                    connection = await prepare(
-                        self._settings, self.counters, passive, stream, pending
-                    )
-                is_lent = self.lender is not None
-                # As outcome.acapture, whose frame each idle connection would keep.
-                if self._timers is not None:
-                    result = await self._timers.handle(
-                        stream, began, self._hand_over, stream, connection
-                    )
-                elif self.lender is None:
-                    result = outcome.Value(await self._handler(connection))
+            if self._settings.on_open is not None:
+                self._settings.on_open(stream)
+            if self.gate is not None:
+                await self.gate.turn(stream)
+            pending = set_options(self._settings, self.counters, passive, stream)
+            if pending is not None or self._settings.upgrade is not None:
+                connection = await prepare(self._settings, self.counters, passive, stream, pending)
+            with limit:
+                if self.lender is None:
+                    await self._handler(connection)
                 else:
-                    result = await self.lender.lend(stream, connection)
+                    is_lent = True
+                    error = await self.lender.lend(stream, connection)
         except PreparationFailed:
             failed = True
         except BaseException as exc:
-            result = outcome.Error(exc)
+            error = exc
+        ended_well = error is None and not failed
+        try:
+            if needs_farewell(stream, connection, ended_well):
+                await say_farewell(stream, connection, ended_well)
         finally:
-            try:
-                ended_well = isinstance(result, outcome.Value)
-                if needs_farewell(stream, connection, ended_well):
-                    await say_farewell(stream, connection, ended_well)
-            finally:
-                how = "failed" if failed else outcome_of(result, stream)
-                if failed or how == "cancelled" or not self._let_linger(stream):
-                    self.counters.close_errors += not stream._close()
-                self._end(stream, how, failed)
-        if result is not None:
-            self._report(result, stream, is_lent)
+            how = "failed" if failed else outcome_of(error, stream)
+            if failed or how == "cancelled" or not self._let_linger(stream):
+                self.counters.close_errors += not stream._close()
+            self._end(stream, how, failed)
+        # What a borrower raised, it has already.
+        if error is not None and not (is_lent and isinstance(error, Exception)):
+            self._report(error, stream)
 
-    async def _hand_over(self, stream: StreamSocket, connection: Any) -> outcome.Outcome[Any]:
-        if self.lender is not None:
-            return await self.lender.lend(stream, connection)
-        return outcome.Value(await self._handler(connection))
-
-    def _announce(self, stream: StreamSocket) -> outcome.Outcome[Any] | None:
-        """Call ``on_open``; what it raises counts as the handler's."""
-        if self._settings.on_open is None:
-            return None
-        result = outcome.capture(self._settings.on_open, stream)
-        return result if isinstance(result, outcome.Error) else None
+    def _limit(self, stream: StreamSocket) -> AbstractContextManager[None]:
+        """What cancels a handler whose connection has lived, or been idle, for too long."""
+        end = trio.current_time() + self._settings.lifetime
+        return TimeLimit(stream, end, self._settings.idle_timeout)
 
     def _end(self, stream: StreamSocket, how: Outcome, counted: bool) -> None:
         """The connection is closed, or lingers: count it."""
@@ -233,7 +225,10 @@ class Connections(Generic[T]):
         if stream not in self.lingering:
             self._leave(stream)
         if self._settings.on_close is not None:
-            self._report(outcome.capture(self._settings.on_close, stream, how), stream)
+            try:
+                self._settings.on_close(stream, how)
+            except Exception as exc:
+                self._report(exc, stream)
 
     def _let_linger(self, stream: StreamSocket) -> bool:
         """Close *stream*, and let it linger, if a plain close might lose bytes; whether it did."""
@@ -267,18 +262,13 @@ class Connections(Generic[T]):
         if self.reserve is not None:
             self.reserve.refill()
 
-    def _report(
-        self, result: outcome.Outcome[Any], stream: StreamSocket, is_lent: bool = False
-    ) -> None:
+    def _report(self, error: BaseException, stream: StreamSocket) -> None:
         """Deal with what a handler raised, as ``handler_errors`` says."""
-        if not isinstance(result, outcome.Error) or outcome_of(result, stream) in _NOT_TOLD:
+        if outcome_of(error, stream) in _NOT_TOLD:
             return
-        error = result.error
-        if is_lent and isinstance(error, Exception):
-            return  # a borrower's own exception: it has it already
         policy = self._settings.handler_errors
         if policy == "raise" or not isinstance(error, Exception):
-            result.unwrap()
+            raise error
         elif callable(policy):
             policy(error, stream)
         else:

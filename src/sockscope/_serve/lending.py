@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import outcome
 import trio
@@ -32,14 +32,14 @@ class Loan(Generic[T]):
         self._error = error
         self._returned.set()
 
-    async def returned(self) -> outcome.Outcome[Any]:
-        """Wait until it is given back, and how."""
+    async def returned(self) -> BaseException | None:
+        """Wait until it is given back; what the borrower has raised."""
         try:
             await self._returned.wait()
         except BaseException:
             self.is_over = True
             raise
-        return outcome.Value(None) if self._error is None else outcome.Error(self._error)
+        return self._error
 
 
 class Lender(Generic[T]):
@@ -96,8 +96,8 @@ class Lender(Generic[T]):
             del self._waiting[task]
             trio.lowlevel.reschedule(task, outcome.Error(error))
 
-    async def lend(self, stream: StreamSocket, connection: T) -> outcome.Outcome[Any]:
-        """Offer a connection, and wait until it is given back; how that ended."""
+    async def lend(self, stream: StreamSocket, connection: T) -> BaseException | None:
+        """Offer a connection, and wait until it is given back; what the borrower has raised."""
         loan = Loan(stream, connection)
         if self._waiting:
             task, _ = self._waiting.popitem(last=False)
