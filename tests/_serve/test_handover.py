@@ -145,6 +145,7 @@ def test_a_successor_that_dies_half_way_changes_nothing(start, server, tmp_path)
         "import os, trio, sockscope\n"
         "async def main():\n"
         "    async with sockscope.open_socket('unix:./control') as running:\n"
+        "        await running.receive_some(1)\n"
         "        await running.receive_socket()\n"
         "trio.run(main)\n"
     )
