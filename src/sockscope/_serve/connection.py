@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable
 from typing import Any, Final
 
+import outcome
 import trio
 
 from sockscope._core.deadlines import deadline_after
@@ -15,7 +16,7 @@ from sockscope._core.errors import HandshakeError, HandshakeTimeoutError, Socket
 from sockscope._options.defaults import NO_OPTIONS
 from sockscope._options.values import SocketOptions
 from sockscope._serve.accepting import LOGGER
-from sockscope._serve.settings import Outcome, Settings
+from sockscope._serve.settings import Outcome, Result, Settings
 from sockscope._serve.statistics import Counters
 from sockscope._serve.timers import TimedOut
 from sockscope._sockets.passive import PassiveSocket
@@ -173,12 +174,15 @@ async def say_farewell(stream: StreamSocket, connection: Any, ended_well: bool) 
             LOGGER.debug("closing %r: %s", connection, exc)
 
 
-def outcome_of(error: BaseException | None, stream: StreamSocket) -> Outcome:
-    """How a connection ended, by what its handler raised; None if it returned."""
-    if error is None:
+def outcome_of(result: Result | None, stream: StreamSocket) -> Outcome:
+    """How a connection ended, by what its handler gave; None if it never ran."""
+    # By their very types: they are abstract base classes' children, whom isinstance asks slowly.
+    if type(result) is outcome.Value:
         return "finished"
-    if not isinstance(error, Exception):
+    if type(result) is not outcome.Error:
+        return "failed"
+    if not isinstance(result.error, Exception):
         return "cancelled"
-    if isinstance(error, TimedOut):
+    if isinstance(result.error, TimedOut):
         return "timed_out"
-    return "reset" if is_reset(error, stream) else "failed"
+    return "reset" if is_reset(result.error, stream) else "failed"

@@ -8,6 +8,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Generic, TypeVar
 
+import outcome
 import trio
 from trio.lowlevel import ParkingLot
 
@@ -26,7 +27,7 @@ from sockscope._serve.lending import Lender
 from sockscope._serve.limits import Admission, Gate
 from sockscope._serve.lingering import linger, take_for_lingering
 from sockscope._serve.overload import Crowd, Reserve
-from sockscope._serve.settings import Outcome, Settings
+from sockscope._serve.settings import Outcome, Result, Settings
 from sockscope._serve.statistics import Counters
 from sockscope._serve.timers import TimeLimit
 from sockscope._sockets.passive import PassiveSocket
@@ -166,8 +167,8 @@ class Connections(Generic[T]):
     async def _serve(self, passive: PassiveSocket, stream: StreamSocket) -> None:
         """One connection, from accept to close; whatever happens, it is closed and counted."""
         connection: Any = stream
-        error: BaseException | None = None
-        failed = is_lent = False
+        result: Result | None = None
+        is_lent = False
         limit: AbstractContextManager[None] = _NO_LIMIT
         if self._is_timed:
             # A lifetime begins here, before the connection is prepared.
@@ -182,26 +183,27 @@ class Connections(Generic[T]):
                 connection = await prepare(self._settings, self.counters, passive, stream, pending)
             with limit:
                 if self.lender is None:
-                    await self._handler(connection)
+                    # As outcome.acapture, whose frame each idle connection would keep.
+                    result = outcome.Value(await self._handler(connection))
                 else:
                     is_lent = True
-                    error = await self.lender.lend(stream, connection)
+                    result = await self.lender.lend(stream, connection)
         except PreparationFailed:
-            failed = True
+            result = None
         except BaseException as exc:
-            error = exc
-        ended_well = error is None and not failed
+            result = outcome.Error(exc)
+        ended_well = type(result) is outcome.Value
         try:
             if needs_farewell(stream, connection, ended_well):
                 await say_farewell(stream, connection, ended_well)
         finally:
-            how = "failed" if failed else outcome_of(error, stream)
-            if failed or how == "cancelled" or not self._let_linger(stream):
+            how = outcome_of(result, stream)
+            if result is None or how == "cancelled" or not self._let_linger(stream):
                 self.counters.close_errors += not stream._close()
-            self._end(stream, how, failed)
+            self._end(stream, how, result is None)
         # What a borrower raised, it has already.
-        if error is not None and not (is_lent and isinstance(error, Exception)):
-            self._report(error, stream)
+        if type(result) is outcome.Error and not (is_lent and isinstance(result.error, Exception)):
+            self._report(result, stream)
 
     def _limit(self, stream: StreamSocket) -> AbstractContextManager[None]:
         """What cancels a handler whose connection has lived, or been idle, for too long."""
@@ -228,7 +230,7 @@ class Connections(Generic[T]):
             try:
                 self._settings.on_close(stream, how)
             except Exception as exc:
-                self._report(exc, stream)
+                self._report(outcome.Error(exc), stream)
 
     def _let_linger(self, stream: StreamSocket) -> bool:
         """Close *stream*, and let it linger, if a plain close might lose bytes; whether it did."""
@@ -262,13 +264,14 @@ class Connections(Generic[T]):
         if self.reserve is not None:
             self.reserve.refill()
 
-    def _report(self, error: BaseException, stream: StreamSocket) -> None:
+    def _report(self, result: outcome.Error, stream: StreamSocket) -> None:
         """Deal with what a handler raised, as ``handler_errors`` says."""
-        if outcome_of(error, stream) in _NOT_TOLD:
+        if outcome_of(result, stream) in _NOT_TOLD:
             return
+        error = result.error
         policy = self._settings.handler_errors
         if policy == "raise" or not isinstance(error, Exception):
-            raise error
+            result.unwrap()
         elif callable(policy):
             policy(error, stream)
         else:

@@ -9,6 +9,7 @@ import outcome
 import trio
 from trio.lowlevel import Abort, ParkingLot, Task
 
+from sockscope._serve.settings import Result
 from sockscope._sockets.stream import StreamSocket
 
 T = TypeVar("T")
@@ -32,14 +33,14 @@ class Loan(Generic[T]):
         self._error = error
         self._returned.set()
 
-    async def returned(self) -> BaseException | None:
-        """Wait until it is given back; what the borrower has raised."""
+    async def returned(self) -> Result:
+        """Wait until it is given back, and how."""
         try:
             await self._returned.wait()
         except BaseException:
             self.is_over = True
             raise
-        return self._error
+        return outcome.Value(None) if self._error is None else outcome.Error(self._error)
 
 
 class Lender(Generic[T]):
@@ -96,8 +97,8 @@ class Lender(Generic[T]):
             del self._waiting[task]
             trio.lowlevel.reschedule(task, outcome.Error(error))
 
-    async def lend(self, stream: StreamSocket, connection: T) -> BaseException | None:
-        """Offer a connection, and wait until it is given back; what the borrower has raised."""
+    async def lend(self, stream: StreamSocket, connection: T) -> Result:
+        """Offer a connection, and wait until it is given back; how that ended."""
         loan = Loan(stream, connection)
         if self._waiting:
             task, _ = self._waiting.popitem(last=False)

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import outcome
+
 from sockscope._core.deadlines import check_timeout
 from sockscope._options.values import SocketOptions
 from sockscope._serve.limits import HostNumber, Networks, Overload, check_count, check_rate
@@ -23,6 +25,10 @@ HandlerErrors: TypeAlias = Literal["log", "raise"] | Callable[[Exception, Stream
 
 Outcome: TypeAlias = Literal["finished", "failed", "reset", "timed_out", "cancelled"]
 """How a connection ended."""
+
+
+# What a handler returned or raised.
+Result: TypeAlias = "outcome.Value[object] | outcome.Error"
 
 
 @dataclass(frozen=True)
