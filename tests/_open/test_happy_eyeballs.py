@@ -59,6 +59,9 @@ class ScriptedSocket(MemorySocket):
         seconds, how = self.network.hosts[host]
         self.network.attempts.append((host, trio.current_time()))
         await trio.sleep(seconds)
+        if isinstance(how, trio.Event):
+            await how.wait()
+            how = None
         if isinstance(how, BaseException):
             raise how
         if how:
@@ -103,10 +106,18 @@ class TestTheRace:
                 assert trio.current_time() == pytest.approx(0.123)
 
     async def test_two_in_the_same_turn_leave_one(self, autojump_clock):
-        hosts = {"192.0.2.1": (5, None), "192.0.2.2": (5, None)}
-        async with play(hosts) as scenario:
+        both = trio.Event()
+        hosts = dict.fromkeys(("192.0.2.1", "192.0.2.2", "192.0.2.3"), (0, both))
+        hosts["192.0.2.3"] = (1, REFUSED)
+        async with play(hosts) as scenario, trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def connect_both():
+                await trio.sleep(2)
+                both.set()
+
             async with open_socket(NAME, happy_eyeballs_delay=0):
-                assert len(scenario.attempts) == 2
+                assert len(scenario.attempts) == 3
                 assert len(scenario.open) == 1
 
     async def test_one_slow_success(self, autojump_clock):

@@ -103,14 +103,22 @@ class TestAccept:
                         try:
                             stolen.append(other.accept()[0])
                         except BlockingIOError:
-                            return
+                            continue
 
                 stolen, taken = [], []
                 # Who of the two is woken first is Trio's choice, and it throws dice.
                 for _ in range(20):
-                    async with open_socket(loopback_listener.address):
-                        with trio.move_on_after(0.05):
-                            taken.append(await loopback_listener.accept())
+                    with trio.CancelScope() as scope:
+                        async with trio.open_nursery() as inner:
+
+                            @inner.start_soon
+                            async def take():
+                                taken.append(await loopback_listener.accept())
+
+                            await trio.testing.wait_all_tasks_blocked()
+                            async with open_socket(loopback_listener.address):
+                                await trio.testing.wait_all_tasks_blocked()
+                            scope.cancel()
                 nursery.cancel_scope.cancel()
         assert len(stolen) + len(taken) == 20
         for child in (*stolen, *(child._sock for child in taken)):

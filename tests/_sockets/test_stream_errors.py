@@ -10,10 +10,17 @@ import pytest
 import trio
 import trio.testing
 
-from sockscope import SocketError, StreamSocket, open_socket
+from sockscope import OptionError, SocketError, SocketOptions, StreamSocket, open_socket
 from sockscope._options.defaults import NO_OPTIONS
 from sockscope.testing import open_loopback_pair
-from tests.wire import break_by_peer, fill, receive_all, receive_exactly, reset_on_close
+from tests.wire import (
+    break_by_peer,
+    close_behind_its_back,
+    fill,
+    receive_all,
+    receive_exactly,
+    reset_on_close,
+)
 
 
 async def expect_broken(call, kind=OSError):
@@ -272,3 +279,35 @@ class TestAPeerOfTheStandardLibrary:
 
 def _host(kind):
     return {"ipv4": "127.0.0.1", "ipv6": "::1"}[kind]
+
+
+class TestTheWaitItself:
+    """A wait that fails is an error, for a hang is worse."""
+
+    @pytest.mark.parametrize("wait", ["receive_some", "wait_send_all_might_not_block"])
+    async def test_it_fails(self, tcp_pair, wait):
+        near, _ = tcp_pair
+        # A descriptor that epoll does not take: what epoll_ctl's other errors look like, too.
+        assert near.socket.fileno() == near.fileno()
+        near._readable = False
+        close_behind_its_back(near.fileno())
+        with pytest.raises(trio.BrokenResourceError, match="cannot wait") as caught:
+            await getattr(near, wait)()
+        assert isinstance(caught.value.__cause__, PermissionError)
+
+
+async def test_a_stream_without_a_peer_names_itself():
+    async with open_socket(family="internet") as stream:
+        assert "0.0.0.0:0" in repr(stream)
+
+
+async def test_an_option_that_fails_once_it_is_connected_closes_it(loopback_listener):
+    """As it would have when the socket was made with its remote."""
+    if loopback_listener.address.family == socket.AF_UNIX:
+        pytest.skip("it is an option of TCP")
+    options = SocketOptions(upper_layer="nonsense")
+    family = {"ipv6": loopback_listener.address.family == socket.AF_INET6}
+    async with open_socket(family="internet", options=options, **family) as stream:
+        with pytest.raises(OptionError):
+            await stream.connect(loopback_listener.address)
+        assert not stream.is_open

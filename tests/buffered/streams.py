@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,11 +135,15 @@ def real_pair(request) -> Callable[[], object]:
     return make
 
 
-def clog(stream: trio.SocketStream) -> None:
-    """Fill the kernel's buffers until nothing more goes in."""
+def clog(stream: trio.SocketStream, milliseconds: int = 5) -> None:
+    """Fill the kernel's buffers until nothing more goes in, now or so much later."""
     raw = stream.socket._sock  # type: ignore[attr-defined]  # Trio has no non-waiting send
-    try:
-        while True:
+    # What the peer's kernel acknowledges late makes room once more.
+    poll = select.poll()
+    poll.register(raw, select.POLLOUT)
+    while True:
+        try:
             raw.send(b"x" * random.randint(1, 100_000))
-    except BlockingIOError:
-        pass
+        except BlockingIOError:
+            if not poll.poll(milliseconds):
+                return

@@ -182,9 +182,8 @@ class OpenArguments:
         local = self.ends[1]
         if local is not None and is_local(local):
             return
-        for name, value in given.items():
-            if value is not None:
-                raise conflict(name, "local", "it is for the path that a local socket is bound to")
+        name = next(name for name, value in given.items() if value is not None)
+        raise conflict(name, "local", "it is for the path that a local socket is bound to")
 
     def active(self) -> ActiveRequest:
         """These arguments, for an active stream."""

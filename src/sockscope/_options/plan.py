@@ -235,8 +235,7 @@ class Plan:
                 return
             except OSError:
                 pass  # the long way tells which, and whether it matters
-        if self._before:
-            perform(self._before, sock, self._kind, _BEFORE[self._role])
+        perform(self._before, sock, self._kind, _BEFORE[self._role])
 
     def after(self, sock: RawSocket) -> None:
         """Set what takes effect only on a listening or connected socket.

@@ -46,9 +46,8 @@ def is_custom(sock: object) -> TypeGuard[trio.socket.SocketType]:
 
 def family_of(sock: AnySocket) -> int:
     """The address family as a plain number."""
-    if isinstance(sock, stdlib_socket.socket):
-        return _family_of_plain(sock)  # type: ignore[no-any-return]  # see there
-    return int(sock.family)
+    plain = isinstance(sock, stdlib_socket.socket)
+    return _family_of_plain(sock) if plain else int(sock.family)
 
 
 def close_quietly(sock: AnySocket) -> bool:

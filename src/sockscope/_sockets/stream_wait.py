@@ -192,10 +192,8 @@ class WaitingStream(BaseSocket):
         finally:
             self._trio_waits -= 1
 
-    def _cannot_wait(self, exc: OSError) -> Exception:
+    def _cannot_wait(self, exc: OSError) -> trio.BrokenResourceError:
         """The wait itself failed (epoll_ctl: ENOMEM, ENOSPC): an error, for a hang is worse."""
-        if not self.is_open:
-            return trio.ClosedResourceError("this stream was closed")
         broken = trio.BrokenResourceError(f"cannot wait for the stream {self._describe()}: {exc}")
         broken.__cause__ = exc
         return broken
