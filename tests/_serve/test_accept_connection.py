@@ -19,6 +19,7 @@ from sockscope import (
 )
 from sockscope.testing import cancel_everywhere, open_loopback_listener
 from tests._serve.test_serve import LOCAL, echo, local
+from tests._serve.waiting import until
 from tests.wire import no_descriptor_left, receive_all
 
 __all__ = ["local"]
@@ -373,3 +374,56 @@ class TestServer:
 async def fail_in(server):
     async with accept_connection(server):
         raise KeyError("own")
+
+
+class TestWithoutWaiting:
+    """``wait=False`` on a server: what is there already, and nothing else."""
+
+    async def test_a_paused_server_has_nothing(self, local):
+        async with serve_passive(local, drain_timeout=0) as server:
+            server.pause()
+            async with open_socket(server.addresses[0]):
+                with pytest.raises(trio.WouldBlock):
+                    async with accept_connection(server, wait=False):
+                        pass  # pragma: no cover  # there is none
+                assert server.statistics().accepted == 0
+
+    async def test_what_is_refused_is_passed_over(self):
+        async with serve_passive(("127.0.0.1", 0), deny="127.0.0.2", drain_timeout=0) as server:
+            address = server.addresses[0]
+            async with (
+                open_socket(address, local=("127.0.0.2", 0)),
+                open_socket(address, local=("127.0.0.3", 0)) as second,
+                accept_connection(server, wait=False) as child,
+            ):
+                assert child.remote_address == second.local_address
+            assert server.statistics().refused == {"deny": 1}
+
+    @pytest.mark.parametrize("in_time", [True, False], ids=["in time", "too late"])
+    async def test_one_whose_asker_has_gone(self, in_time):
+        """It is kept for the next, until its lifetime is over."""
+        may_be_ready = trio.Event()
+
+        async def upgrade(stream):
+            await may_be_ready.wait()
+            return stream
+
+        lifetime = math.inf if in_time else 0.05
+        async with serve_passive(
+            ("127.0.0.1", 0), upgrade=upgrade, lifetime=lifetime, drain_timeout=0
+        ) as server:
+            async with open_socket(server.addresses[0]):
+                with pytest.raises(AcceptTimeoutError):
+                    async with accept_connection(server, timeout=0.01):
+                        pass  # pragma: no cover  # it is not ready
+                [stream] = server.connections
+                may_be_ready.set()
+                await trio.testing.wait_all_tasks_blocked()
+                if in_time:
+                    async with accept_connection(server, wait=False) as child:
+                        assert child is stream
+                    return
+                await until(lambda: not server.connections)
+                with pytest.raises(trio.WouldBlock):
+                    async with accept_connection(server, wait=False):
+                        pass  # pragma: no cover  # it is over

@@ -249,6 +249,23 @@ async def test_local_sockets_have_no_hosts(tmp_path):
             assert await ask(server.addresses[0])
 
 
+async def test_who_finds_no_room_does_not_count_for_its_host():
+    limits = {"max_connections": 1, "max_connections_per_host": 1, "overload": "reject"}
+    async with serving(echo, **limits) as server:
+        address = server.addresses[0]
+        async with open_socket(address) as first:
+            await first.send_all(b"x")
+            await first.receive_some()
+            # A blocking connect: it is over before the reset can come.
+            with socket.create_connection(("127.0.0.1", address.port), 5, ("127.0.0.2", 0)):
+                await until(lambda: server.statistics().refused)
+        await until(lambda: not server.connections)
+        async with open_socket(address, local=("127.0.0.2", 0)) as second:
+            await second.send_all(b"x")
+            assert await second.receive_some() == b"x"
+    assert server.statistics().refused == {"max_connections": 1}
+
+
 async def test_connections_per_host():
     async with serving(echo, max_connections_per_host=2) as server:
         async with trio.open_nursery() as nursery:

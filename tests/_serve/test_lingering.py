@@ -282,3 +282,28 @@ async def test_a_socket_that_was_reset_meanwhile():
     assert child.fileno() == -1
     unconnected = socket.socket()
     assert await lingering.linger(unconnected)
+
+
+async def test_a_wake_without_data():
+    """Readiness is a hint: it goes on waiting."""
+
+    class Moody(socket.socket):
+        refusals = 1
+
+        def recv_into(self, buffer):
+            if self.refusals:
+                self.refusals -= 1
+                raise BlockingIOError
+            return super().recv_into(buffer)
+
+    near, far = socket.socketpair()
+    near = Moody(near.family, near.type, near.proto, fileno=near.detach())
+    near.setblocking(False)
+    far.send(b"x")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lingering.linger, near)
+        await until(lambda: not near.refusals)
+        await trio.testing.wait_all_tasks_blocked()
+        assert near.fileno() != -1
+        far.close()
+    assert near.fileno() == -1

@@ -185,6 +185,37 @@ async def test_a_drain_cannot_wait_for_ever(tmp_path, caplog):
     assert "could not be served" in lines(caplog)[-1]
 
 
+def test_a_reserve_that_fails(monkeypatch):
+    """An error of close, a queue that empties meanwhile, and another who takes the descriptor."""
+
+    class Passive:
+        """A listener that is said to have somebody waiting, and what `_take` then gives."""
+
+        def __init__(self, *taken):
+            self.taken = list(taken)
+
+        def _take(self):
+            result = self.taken.pop(0)
+            if isinstance(result, OSError):
+                raise result
+            return result
+
+    def failing_close(descriptor):
+        close(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    close = os.close
+    reserve = Reserve()
+    monkeypatch.setattr(overload, "has_waiting", lambda passive: True)
+    monkeypatch.setattr(os, "close", failing_close)
+    pairs = [(socket.socket(), None) for _ in range(2)]
+    assert reserve.shed(Passive(*pairs, None)) == 2
+    assert [pair[0].fileno() for pair in pairs] == [-1, -1]
+    assert reserve.shed(Passive(OSError(errno.EMFILE, "Too many open files"))) == 0
+    assert reserve._descriptor is not None
+    reserve.close()
+
+
 async def test_a_listener_on_another_kind_of_socket(tmp_path, caplog):
     """No kernel tells the queue of a local socket."""
     async with serving(echo, tmp_path / "s") as server:
