@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import select
 import socket
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -135,15 +136,25 @@ def real_pair(request) -> Callable[[], object]:
     return make
 
 
-def clog(stream: trio.SocketStream, milliseconds: int = 5) -> None:
-    """Fill the kernel's buffers until nothing more goes in, now or so much later."""
+def clog(stream: trio.SocketStream) -> None:
+    """Fill the kernel's buffers until nothing more goes in, now or later."""
     raw = stream.socket._sock  # type: ignore[attr-defined]  # Trio has no non-waiting send
-    # What the peer's kernel acknowledges late makes room once more.
     poll = select.poll()
     poll.register(raw, select.POLLOUT)
     while True:
         try:
             raw.send(b"x" * random.randint(1, 100_000))
         except BlockingIOError:
-            if not poll.poll(milliseconds):
+            # What the peer's kernel acknowledges late makes room once more.
+            while _unacknowledged(raw):
+                poll.poll(1)
+            if not poll.poll(0):
                 return
+
+
+def _unacknowledged(raw: socket.socket) -> int:
+    """How many segments are under way to the peer's kernel."""
+    if raw.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+        return 0
+    information = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int.from_bytes(information[24:28], sys.byteorder)  # tcpi_unacked
