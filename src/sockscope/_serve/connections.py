@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket as stdlib_socket
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable
 from typing import Any, Final, Generic, TypeVar
 
 import outcome
@@ -27,7 +27,7 @@ from sockscope._serve.lending import Lender
 from sockscope._serve.limits import Admission, Gate
 from sockscope._serve.lingering import linger, take_for_lingering
 from sockscope._serve.overload import Crowd, Reserve
-from sockscope._serve.settings import Outcome, Result, Settings
+from sockscope._serve.settings import Outcome, Settings
 from sockscope._serve.statistics import Counters
 from sockscope._serve.timers import TimeLimit
 from sockscope._sockets.passive import PassiveSocket
@@ -40,9 +40,6 @@ T = TypeVar("T")
 
 # Counted, but no error of the handler's.
 _NOT_TOLD: Final = frozenset({"reset", "timed_out"})
-
-# What limits a connection that has all the time it wants.
-_NO_LIMIT: Final = nullcontext()
 
 # Trio would make the name anew for each task, and keep it.
 _TASK_NAME: Final = "sockscope connection"
@@ -63,6 +60,8 @@ class Connections(Generic[T]):
         self._ends = ParkingLot()
         self._settings = settings
         self._handler: Any = settings.handler
+        # Bound once, for each connection keeps it.
+        self._linger_hook = self._let_linger
         self._nursery: trio.Nursery
         # What is not asked for is None, and costs one comparison.
         self.lender = Lender[T]() if settings.handler is None else None
@@ -146,7 +145,7 @@ class Connections(Generic[T]):
             stream.abort()
             return False
         self.live.add(stream)
-        stream._linger = self._let_linger
+        stream._linger = self._linger_hook
         if self.lender is not None:
             self.lender.begin(stream)
         return True
@@ -167,12 +166,10 @@ class Connections(Generic[T]):
     async def _serve(self, passive: PassiveSocket, stream: StreamSocket) -> None:
         """One connection, from accept to close; whatever happens, it is closed and counted."""
         connection: Any = stream
-        result: Result | None = None
+        result: Any = None
         is_lent = False
-        limit: AbstractContextManager[None] = _NO_LIMIT
-        if self._is_timed:
-            # A lifetime begins here, before the connection is prepared.
-            limit = self._limit(stream)
+        # A lifetime begins here, before the connection is prepared.
+        limit = self._limit(stream) if self._is_timed else None
         try:
             if self._settings.on_open is not None:
                 self._settings.on_open(stream)
@@ -181,13 +178,15 @@ class Connections(Generic[T]):
             pending = set_options(self._settings, self.counters, passive, stream)
             if pending is not None or self._settings.upgrade is not None:
                 connection = await prepare(self._settings, self.counters, passive, stream, pending)
-            with limit:
-                if self.lender is None:
-                    # As outcome.acapture, whose frame each idle connection would keep.
-                    result = outcome.Value(await self._handler(connection))
-                else:
-                    is_lent = True
-                    result = await self.lender.lend(stream, connection)
+            is_lent = self.lender is not None
+            if limit is None:
+                # No frame and no context more, as each idle connection keeps them.
+                result = await self._hand_over(stream, connection)
+            else:
+                with limit:
+                    result = await self._hand_over(stream, connection)
+            if not is_lent:
+                result = outcome.Value(result)
         except PreparationFailed:
             result = None
         except BaseException as exc:
@@ -205,7 +204,13 @@ class Connections(Generic[T]):
         if type(result) is outcome.Error and not (is_lent and isinstance(result.error, Exception)):
             self._report(result, stream)
 
-    def _limit(self, stream: StreamSocket) -> AbstractContextManager[None]:
+    def _hand_over(self, stream: StreamSocket, connection: Any) -> Awaitable[object]:
+        """The handler's coroutine; or where there is none the `Result` of whoever borrows."""
+        if self.lender is not None:
+            return self.lender.lend(stream, connection)
+        return self._handler(connection)  # type: ignore[no-any-return]  # it is the user's
+
+    def _limit(self, stream: StreamSocket) -> TimeLimit:
         """What cancels a handler whose connection has lived, or been idle, for too long."""
         end = trio.current_time() + self._settings.lifetime
         return TimeLimit(stream, end, self._settings.idle_timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import outcome
@@ -114,27 +114,30 @@ class WaitingStream(BaseSocket):
             self._reschedule(None)
         self._wake_urgent()
 
-    async def _wait_readable(self) -> bool | None:  # type: ignore[override]  # tells more
+    def _wait_readable(self) -> Coroutine[Any, Any, bool | None]:  # type: ignore[override]  # see below
         """Sleep until a receive may succeed; the caller has seen that none would by now.
 
         Returns:
-          True if `receive_timeout` came first.
+          What tells, when awaited, True if `receive_timeout` came first: not a coroutine
+          of its own, whose frame each idle connection would keep.
         """
         self._check_open()
         self._readable = False
         engine = current_engine()
-        timeout = self._receive_timeout
         # Not in both at once: a writer that sleeps in the engine keeps the stream there.
         if (engine.is_worth_it(self) or self._writer is not None) and self._join_engine():
             self._reader = current_task()
-            if timeout is not None:
-                self._read_due = trio.current_time() + timeout
+            if self._receive_timeout is not None:
+                self._read_due = trio.current_time() + self._receive_timeout
                 if self._read_due < self._look_at:
                     current_deadlines().watch(self, self._read_due)
-            expired: bool | None = await wait_task_rescheduled(self._stop_reading)
-            return expired
+            return wait_task_rescheduled(self._stop_reading)  # noqa: ASYNC105  # by the caller
         if self._registered != -1:
             engine.unregister(self)
+        return self._wait_readable_by_trio()
+
+    async def _wait_readable_by_trio(self) -> bool | None:
+        timeout = self._receive_timeout
         self._trio_waits += 1
         try:
             if timeout is None:
@@ -151,22 +154,20 @@ class WaitingStream(BaseSocket):
         self._readable = True
         return None
 
-    async def _wait_writable(self) -> bool | None:  # type: ignore[override]  # tells more
+    def _wait_writable(self) -> Coroutine[Any, Any, bool | None]:  # type: ignore[override]  # see above
         """Sleep until a send may succeed; the caller has seen that none would by now.
 
         Returns:
-          True if `send_timeout` came first.
+          What tells, when awaited, True if `send_timeout` came first.
         """
-        timeout = self._send_timeout
         if self._registered == -1:
-            return await expires(self._wait_for_room, timeout)
+            return expires(self._wait_for_room, self._send_timeout)
         self._writer = current_task()
-        if timeout is not None:
-            self._write_due = trio.current_time() + timeout
+        if self._send_timeout is not None:
+            self._write_due = trio.current_time() + self._send_timeout
             if self._write_due < self._look_at:
                 current_deadlines().watch(self, self._write_due)
-        expired: bool | None = await wait_task_rescheduled(self._stop_writing)
-        return expired
+        return wait_task_rescheduled(self._stop_writing)  # noqa: ASYNC105  # by the caller
 
     def _next_due(self) -> float:
         """See `Timed`: only who sleeps in the engine has deadlines here."""
