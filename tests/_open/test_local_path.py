@@ -499,6 +499,21 @@ class TestTheLock:
         assert pauses
         assert leftovers(path) == [b"socket"]
 
+    def test_a_file_system_without_locks_is_an_error_and_leaves_no_descriptor(
+        self, sockets, path, monkeypatch
+    ):
+        def refuse(fd, operation):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        make_stale(path)
+        server = sockets()
+        monkeypatch.setattr(local_path.fcntl, "flock", refuse)
+        before = open_descriptors()
+        with pytest.raises(SocketError, match=r"no lock by .*\.sockscope-") as caught:
+            bind(server, path)
+        assert caught.value.errno == errno.ENOLCK
+        assert open_descriptors() == before
+
     def test_a_lock_file_left_behind_is_no_lock(self, sockets, path):
         make_stale(path)
         with local_path._replacing(path):

@@ -344,30 +344,35 @@ def _replacing(path: bytes) -> Generator[None, None, None]:
 
 
 def _take_lock(lock: bytes) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
-            fd = os.open(lock, flags, 0o600)
+            fd = _try_lock(lock)
         except OSError as exc:
             # It may be another user's: then that one is replacing the file now.
             raise OSError(exc.errno, f"no lock by {os.fsdecode(lock)}: {exc.strerror}") from exc
-        if _locked(fd, lock):
+        if fd is not None:
             return fd
-        os.close(fd)
         if time.monotonic() > deadline:
             message = f"another process is replacing it: {os.fsdecode(lock)} is locked"
             raise OSError(errno.EADDRINUSE, message)
         time.sleep(_LOCK_PAUSE)
 
 
-def _locked(fd: int, lock: bytes) -> bool:
-    """Whether the lock is ours, and *lock* still the name of the file that is locked."""
+def _try_lock(lock: bytes) -> int | None:
+    """A descriptor of *lock*, if the lock is ours and *lock* still the name of that file."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(lock, flags, 0o600)
+    is_ours = False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(fd), os.lstat(lock))
+        is_ours = os.path.samestat(os.fstat(fd), os.lstat(lock))
     except (BlockingIOError, FileNotFoundError):
-        return False
+        pass  # another process has it, or has just removed it
+    finally:
+        if not is_ours:
+            os.close(fd)
+    return fd if is_ours else None
 
 
 def _close_to_others(sock: socket.socket, address: LocalAddress) -> None:
