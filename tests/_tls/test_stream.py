@@ -427,6 +427,18 @@ async def test_unwrap_loses_no_data_silently(certificates, version) -> None:
             await client.send_all(b"x")
 
 
+async def test_unwrap_loses_no_data_that_send_eof_has_put_aside(certificates, version) -> None:
+    async with tls_pair(certificates, version) as (client, server):
+        await server.send_all(b"unread")
+        assert await client.receive_some(2) == b"un"
+        await client.send_eof()
+        await server.send_eof()
+        with pytest.raises(trio.BrokenResourceError, match="4 bytes of it have not been received"):
+            await client.unwrap()
+        assert await client.receive_some() == b"read"
+        assert await client.unwrap() == (client.transport_stream, b"")
+
+
 async def test_unwrap_of_a_truncated_stream(certificates, version) -> None:
     async with tls_pair(certificates, version) as (client, server):
         await server.transport_stream.send_eof()

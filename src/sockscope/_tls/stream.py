@@ -123,7 +123,8 @@ class TLSStream(Receiving, Sending, trio.abc.HalfCloseableStream):
 
         Raises:
           trio.BrokenResourceError: as `receive_some`, and when the peer still sends
-            data, or what it had sent was not received.
+            data, or what it had sent was not received: where that is here already, since
+            `send_eof`, nothing was done, and it can still be received.
           trio.ClosedResourceError: this side is closed.
           trio.BusyResourceError: another task is sending or receiving.
 
@@ -136,6 +137,11 @@ class TLSStream(Receiving, Sending, trio.abc.HalfCloseableStream):
             if not self._send_ready and not self._eof_sent:
                 await self._before_sending()
             self._check_open("unwrap")
+            if self._plain:
+                raise trio.BrokenResourceError(
+                    f"cannot unwrap, TLS with {self._peer()}: {len(self._plain)} bytes of it "
+                    "have not been received"
+                )
             await self._exchange_close_notify()
             self._closed = True
             self._receive_ready = self._send_ready = False
