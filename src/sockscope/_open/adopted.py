@@ -53,7 +53,8 @@ def adopt(
       WrongSocketError: one is not what *connect* and *type* say.
       OptionError: an option failed.
 
-    After an error the descriptors are open, and nobody's but the caller's.
+    After an error the descriptors are open, and nobody's but the caller's; they may be
+    non-blocking and close-on-exec by then.
     """
 
     def prepare(socket: OurSocket) -> None:
