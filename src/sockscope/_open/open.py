@@ -14,9 +14,10 @@ from sockscope._core.errors import ConnectTimeoutError, HandshakeTimeoutError, S
 from sockscope._open.active import open_active
 from sockscope._open.arguments import OpenArguments
 from sockscope._open.datagram import open_datagram
+from sockscope._open.descriptors import OurSocket
 from sockscope._open.passive import open_passive
 from sockscope._open.sockets import Configure
-from sockscope._open.upgrade import OurSocket, close_after, run_upgrade
+from sockscope._open.upgrade import close_after, run_upgrade
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.datagram import DatagramSocket
 from sockscope._sockets.passive import PassiveSocket

@@ -7,11 +7,9 @@ from typing import Any
 
 import trio
 
-from sockscope._sockets.datagram import DatagramSocket
-from sockscope._sockets.passive import PassiveSocket
+from sockscope._open.descriptors import OurSocket
 from sockscope._sockets.stream import StreamSocket
 
-OurSocket = StreamSocket | PassiveSocket | DatagramSocket
 Upgrade = Callable[[Any], Awaitable[Any]]
 
 

@@ -31,7 +31,6 @@ from sockscope._options.model import Option, Phase, Target
 from sockscope._options.table_transport import TransportOptions
 from sockscope._options.value_types import BufferLock, DeadPeer, KeepAlive, Linger, TransmitTime
 
-_STREAMS = kinds.TCP | {kinds.LOCAL_STREAM, kinds.LOCAL_SEQPACKET}
 _CONFINES = "it is bound with its listening socket, and changing the device needs privilege"
 # The kernel doubles what it is given, in an int.
 _MAX_BUFFER = 2**30 - 1

@@ -34,7 +34,7 @@ _NO_EXTRA: Mapping[tuple[int, int], int | bytes] = FrozenMapping()
 
 
 def _conflict(value: Any, other: Any) -> bool:
-    """Whether two options that exclude each other are stated so that they do."""
+    """Whether two options that exclude each other, in either order, are stated so that they do."""
     if value is None or other is None:
         return False
     if isinstance(value, bool) and isinstance(other, bool):
@@ -325,7 +325,7 @@ def _merged(left: Any, right: SocketOptions) -> Any:
     values = {option.name: value for option, value in left.stated()}
     for option, value in right.stated():
         for rival in _RIVALS[option.name]:
-            if _conflict(value, values.get(rival)) or _conflict(values.get(rival), value):
+            if _conflict(value, values.get(rival)):
                 del values[rival]
         values[option.name] = value
     return type(left)(
