@@ -22,7 +22,9 @@ from sockscope import (
     supports,
 )
 from sockscope._serve import draining
+from sockscope._serve import server as server_module
 from sockscope.testing import open_descriptors, serving
+from tests._serve.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="no other system has the means")
 
@@ -50,7 +52,20 @@ def may_filter():
     return True
 
 
-async def half_open(server, answers, *, task_status):
+@pytest.fixture
+def sent(monkeypatch):
+    """Who has sent; the network's time begins when all have, however busy the machine is."""
+    who = []
+
+    async def wait_as_well(streams):
+        await until(lambda: len(who) == HALF_OPEN)
+        await draining.handshakes_have_ended(streams)
+
+    monkeypatch.setattr(server_module, "handshakes_have_ended", wait_as_well)
+    return who
+
+
+async def half_open(server, answers, sent, *, task_status):
     """Connected before the stop, sends after it."""
     async with open_socket(server.addresses[0]) as stream:
         task_status.started()
@@ -58,15 +73,16 @@ async def half_open(server, answers, *, task_status):
         await trio.sleep(0.005)
         try:
             await stream.send_all(b"x")
+            sent.append(stream)
             answers.append(await stream.receive_some())
         except trio.BrokenResourceError:
             answers.append("reset")
 
 
-async def drain_with_half_open_ones(server, nursery):
+async def drain_with_half_open_ones(server, nursery, sent):
     answers = []
     for _ in range(HALF_OPEN):
-        await nursery.start(half_open, server, answers)
+        await nursery.start(half_open, server, answers, sent)
     await server.drain(1)
     return answers
 
@@ -76,26 +92,26 @@ def deferring(**options):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", None], ids=["ipv4", "ipv6", "dual-stack"])
-async def test_half_open_ones_are_served(host):
+async def test_half_open_ones_are_served(host, sent):
     if not may_filter():
         pytest.skip("a filter on a TCP socket needs CAP_NET_ADMIN")
     if host == "::1" and not supports("ipv6"):
         pytest.skip("no IPv6 on this system")
     async with trio.open_nursery() as nursery:
         async with serving(echo, (host, 0), options=deferring()) as server:
-            answers = await drain_with_half_open_ones(server, nursery)
+            answers = await drain_with_half_open_ones(server, nursery, sent)
     assert answers == [b"x"] * HALF_OPEN
     assert server.statistics().possibly_lost == 0
 
 
-async def test_without_privilege_they_may_be_lost_and_that_is_told(monkeypatch):
+async def test_without_privilege_they_may_be_lost_and_that_is_told(monkeypatch, sent):
     def attach(sock, option, program):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(draining, "_attach", attach)
     async with trio.open_nursery() as nursery:
         async with serving(echo, options=deferring()) as server:
-            answers = await drain_with_half_open_ones(server, nursery)
+            answers = await drain_with_half_open_ones(server, nursery, sent)
     assert answers == ["reset"] * HALF_OPEN
     assert server.statistics().possibly_lost == 1
 
@@ -120,7 +136,7 @@ async def successor(port, task_status, handler=echo):
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["older", "younger"])
-async def test_new_ones_are_steered_to_another_of_the_group(first, monkeypatch):
+async def test_new_ones_are_steered_to_another_of_the_group(first, monkeypatch, sent):
     """As any user, and whichever of the two was there first."""
     real = draining._attach
 
@@ -142,7 +158,7 @@ async def test_new_ones_are_steered_to_another_of_the_group(first, monkeypatch):
             if first:
                 other = await nursery.start(successor, port)
             for _ in range(HALF_OPEN):
-                await nursery.start(half_open, server, answers)
+                await nursery.start(half_open, server, answers, sent)
             await server.drain(1)
         assert [await ask(other.addresses[0]) for _ in range(HALF_OPEN)] == [b"x"] * HALF_OPEN
         nursery.cancel_scope.cancel()
@@ -151,12 +167,12 @@ async def test_new_ones_are_steered_to_another_of_the_group(first, monkeypatch):
     assert server.statistics().possibly_lost == 0
 
 
-async def test_a_group_of_one_is_filtered():
+async def test_a_group_of_one_is_filtered(sent):
     if not may_filter():
         pytest.skip("a filter on a TCP socket needs CAP_NET_ADMIN")
     async with trio.open_nursery() as nursery:
         async with serving(echo, options=deferring(reuse_port=True)) as server:
-            answers = await drain_with_half_open_ones(server, nursery)
+            answers = await drain_with_half_open_ones(server, nursery, sent)
     assert answers == [b"x"] * HALF_OPEN
     assert server.statistics().possibly_lost == 0
     assert server.statistics().accepted == HALF_OPEN  # our own probes are not among them
