@@ -69,6 +69,17 @@ class ScriptedResolver(trio.abc.HostnameResolver):
     ) -> list[Any]:
         """Answer as `socket.getaddrinfo` does, from the script. A checkpoint.
 
+        Args:
+          host: the name, in ASCII.
+          port: a number, or the name of a service, which the system is asked for.
+          family: leaves out the script's addresses of any other, unless it is ``AF_UNSPEC``.
+          type: as for `socket.getaddrinfo`.
+          proto: likewise.
+          flags: likewise.
+
+        Returns:
+          Entries as `socket.getaddrinfo` gives them, in the script's order.
+
         Raises:
           socket.gaierror: the name is not in the script (EAI_NONAME) or has no address
             of the family asked for (EAI_ADDRFAMILY where the system has it).
@@ -93,6 +104,13 @@ class ScriptedResolver(trio.abc.HostnameResolver):
 
     async def getnameinfo(self, sockaddr: tuple[Any, ...], flags: int) -> tuple[str, str]:
         """Answer as `socket.getnameinfo` does: the script's name for the address. A checkpoint.
+
+        Args:
+          sockaddr: an internet address, as the socket module has it.
+          flags: the ``NI_*`` flags.
+
+        Returns:
+          The first name that has the address in the script, else the address; and the service.
 
         Raises:
           socket.gaierror: the flags demand a name and the script has none (EAI_NONAME).
