@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import nox
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
-# Minutes long, and not for every change: a session each where the script is there.
-SCRIPTS = {"bench": "bench/run.py", "soak": "bench/soak.py", "system": "tests/system/run.py"}
+# Minutes long, and not for every change.
+SCRIPTS = {
+    "bench": ["bench/run.py", "bench/tls.py", "bench/udp.py", "bench/layers.py"],
+    "soak": ["bench/soak.py"],
+    "system": ["tests/system/run.py"],
+}
 
 nox.needs_version = ">=2024.10.9"
 nox.options.sessions = ["tests", "lint", "types", "docs"]
@@ -59,17 +62,17 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-W", "--keep-going", "-q", "-E", "docs", "docs/_build")
 
 
-def script_session(name: str, path: str) -> None:
-    """Make the session that runs one of `SCRIPTS`, with the arguments after ``--``."""
+def script_session(name: str, scripts: list[str]) -> None:
+    """Make the session that runs *scripts*, with the arguments after ``--``."""
 
     def run(session: nox.Session) -> None:
         session.install("-e", ".[bench]")
-        session.run("python", path, *session.posargs)
+        for script in scripts:
+            session.run("python", script, *session.posargs)
 
-    run.__doc__ = f"{path}, with the arguments after --."
+    run.__doc__ = f"{', '.join(scripts)}: with the arguments after --."
     nox.session(run, name=name)
 
 
-for script_name, script_path in SCRIPTS.items():
-    if (Path(__file__).parent / script_path).exists():
-        script_session(script_name, script_path)
+for session_name, session_scripts in SCRIPTS.items():
+    script_session(session_name, session_scripts)
