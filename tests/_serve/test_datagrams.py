@@ -354,18 +354,33 @@ class TestEnding:
                     plain.sendto(b"x", server.addresses[0].sockaddr)
         assert server.statistics().handled == 3
 
-    async def test_errors_in_the_last_look_are_counted(self, monkeypatch):
-        real, failures = DatagramSocket.receive_many, [errno.ECONNREFUSED]
+    @pytest.mark.parametrize("fatal", [False, True])
+    async def test_errors_in_the_last_look(self, monkeypatch, fatal):
+        """What the network and a shortage do passes; the rest comes out."""
+        real = DatagramSocket.receive_many
+        failures = [DatagramError(errno.ECONNREFUSED, "refused"), OSError(errno.ENOMEM, "none")]
+        if fatal:
+            failures.append(OSError(errno.EIO, "broken"))
 
-        async def refused(self, *arguments, max_wait=math.inf):
+        async def failing(self, *arguments, max_wait=math.inf):
             if max_wait == 0 and failures:
-                raise DatagramError(failures.pop(), "refused")
+                raise failures.pop(0)
             return await real(self, *arguments, max_wait=max_wait)
 
-        monkeypatch.setattr(DatagramSocket, "receive_many", refused)
-        async with serve_datagrams(ANY, echo) as server:
-            pass
-        assert server.statistics().network_errors == 1
+        async def use():
+            async with serve_datagrams(ANY, echo) as server:
+                servers.append(server)
+
+        servers = []
+        monkeypatch.setattr(DatagramSocket, "receive_many", failing)
+        if fatal:
+            with pytest.raises(ExceptionGroup) as caught:
+                await use()
+            assert caught.group_contains(OSError, match="broken")
+        else:
+            await use()
+        assert not failures
+        assert servers[0].statistics().network_errors == 1
 
     async def test_cancelled_everywhere_nothing_is_left(self):
         async def use():

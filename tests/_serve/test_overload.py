@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 import trio
 
-from sockscope import open_socket, serve_passive
+from sockscope import accept_connection, open_socket, serve_passive
 from sockscope._serve import overload
 from sockscope._serve.accepting import has_waiting
 from sockscope._serve.overload import Reserve, Shortage
@@ -297,3 +297,10 @@ async def test_an_empty_queue_is_no_shortage(caplog):
             assert await trio.to_thread.run_sync(answer, client) == b"x"
     assert server.statistics().shortages == 0
     assert lines(caplog) == []
+
+
+async def test_no_waiting_without_a_descriptor_and_without_a_connection():
+    """EMFILE comes on an empty queue, too: there is no connection all the same."""
+    async with serve_passive(("127.0.0.1", 0)) as server:
+        with descriptors_to_spare(0), pytest.raises(trio.WouldBlock):
+            await accept_connection(server, wait=False).__aenter__()

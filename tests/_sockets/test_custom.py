@@ -16,6 +16,7 @@ from sockscope import (
     ConnectError,
     ReceiveTimeoutError,
     SendTimeoutError,
+    SocketError,
     SocketOptions,
     accept_connection,
     make_socket,
@@ -158,6 +159,13 @@ class TestStreams:
         near.abort()
         assert not near.is_open
         assert await far.receive_some() == b""
+
+    async def test_nothing_is_out_of_band(self, pair):
+        near, _ = pair
+        for arguments in ({}, {"peek": True}, {"dont_wait": True}):
+            with pytest.raises(SocketError) as caught:
+                await near.receive(1, out_of_band=True, **arguments)
+            assert caught.value.errno == errno.EOPNOTSUPP
 
     async def test_a_reset_is_found_by_every_way_to_receive(self, pair, network):
         near, _ = pair

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from sockscope._core.errors import DatagramError, ResolverError
 from sockscope._options.features import supports
 from sockscope._options.values import SocketOptions
-from sockscope._sockets.message_vector import HAS_SENDMMSG
+from sockscope._sockets.datagram_types import Datagram
+from sockscope._sockets.message_vector import HAS_SENDMMSG, MessageVector
 from sockscope.testing import ScriptedResolver
 from tests._sockets.datagrams import BIG, INTERNET, LOOPBACK, closed_port, drain, opened, pair
 
@@ -495,3 +496,23 @@ async def test_a_lost_train_is_one_drop():
         received = len(await drain(receiver))
         assert received % 50 == 0
         assert received // 50 + receiver.statistics().dropped == trains
+
+
+@pytest.mark.skipif(not HAS_SENDMMSG, reason="this system has no sendmmsg")
+def test_data_that_shrinks_meanwhile_is_not_read_beyond():
+    data = bytearray(100)
+    messages = [(data, len(data), ("127.0.0.1", 9))]
+    del data[50:]
+    with stdlib_socket.socket(stdlib_socket.AF_INET, stdlib_socket.SOCK_DGRAM) as sock:
+        with pytest.raises(BufferError):
+            MessageVector(stdlib_socket.AF_INET).send(sock.fileno(), messages)
+
+
+async def test_a_closed_socket_gives_none_of_what_it_had_ahead():
+    async with opened() as near, opened() as far:
+        await near.receive_many(1, max_wait=0)
+        near._pending.append(Datagram(b"ahead", far.local_address))
+        await near.aclose()
+        for receive in (near.receive_from, near.receive_many, lambda: near.receive_from(peek=True)):
+            with pytest.raises(trio.ClosedResourceError):
+                await receive()

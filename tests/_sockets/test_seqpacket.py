@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 import pytest
@@ -16,6 +17,7 @@ from sockscope._options.values import SocketOptions
 from sockscope._serve.serve import serve_passive
 from sockscope._sockets import seqpacket
 from sockscope._sockets.stream import StreamSocket
+from sockscope.testing import open_descriptors
 
 pytestmark = pytest.mark.skipif(
     not hasattr(socket, "SOCK_SEQPACKET") or not hasattr(socket, "AF_UNIX"),
@@ -231,3 +233,50 @@ async def test_checkpoints(pair):
         await near.send_all(b"x")
     with trio.testing.assert_checkpoints():
         await far.receive_some()
+
+
+def send_with_descriptors(peer, data, number=3):
+    """A message with descriptors, of which the sender keeps none."""
+    ends = os.pipe()
+    socket.send_fds(peer, [data], [ends[0]] * number)
+    for end in ends:
+        os.close(end)
+
+
+class TestDescriptorsOfAHostilePeer:
+    async def test_with_empty_messages_before_the_end(self, raw, receive):
+        peer, stream = raw
+        before = open_descriptors()
+        for _ in range(3):
+            peer.send(b"")
+            send_with_descriptors(peer, b"data")
+            send_with_descriptors(peer, b"")
+        peer.shutdown(socket.SHUT_WR)
+        for _ in range(3):
+            assert await receive(stream) == b"data"
+            if receive is RECEIVES["receive(peek)"]:
+                assert await stream.receive_some() == b"data"
+        assert await stream.receive_some() == b""
+        assert open_descriptors() == before
+
+    async def test_an_empty_message_is_no_end(self, raw):
+        peer, stream = raw
+        before = open_descriptors()
+        send_with_descriptors(peer, b"")
+        send_with_descriptors(peer, b"data", 1)
+        data, [descriptor] = await stream.receive_fds(100, 1)
+        assert data == b"data"
+        os.close(descriptor)
+        peer.shutdown(socket.SHUT_WR)
+        assert await stream.receive_fds(100, 1) == (b"", [])
+        assert open_descriptors() == before
+
+    async def test_nothing_but_empty_ones(self, raw, monkeypatch):
+        peer, stream = raw
+        monkeypatch.setattr(seqpacket, "_MOST_EMPTY", 5)
+        before = open_descriptors()
+        for _ in range(5):
+            send_with_descriptors(peer, b"")
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_fds(100, 3)
+        assert open_descriptors() == before

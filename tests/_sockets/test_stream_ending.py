@@ -55,6 +55,50 @@ async def detach(stream):
 ENDS = [close, close_its_socket, abort, detach]
 
 
+RECEIVES = {
+    "receive_some": lambda s: s.receive_some(),
+    "receive": lambda s: s.receive(1),
+    "receive(peek)": lambda s: s.receive(1, peek=True),
+    "receive(wait_all)": lambda s: s.receive(2, wait_all=True),
+    "receive(dont_wait)": lambda s: s.receive(1, dont_wait=True),
+    "receive_into": lambda s: s.receive_into(bytearray(1)),
+}
+
+
+class TestWhatWasReceivedAhead:
+    @pytest.mark.parametrize("end", [close, close_its_socket, abort, detach])
+    @pytest.mark.parametrize("receive", RECEIVES.values(), ids=RECEIVES)
+    async def test_a_closed_stream_gives_none_of_it(self, loopback_pair, receive, end):
+        near, far = loopback_pair
+        await far.send_all(b"abc")
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: near.receive(5, wait_all=True))
+                await trio.testing.wait_all_tasks_blocked()
+                scope.cancel()
+        assert near._held == b"abc"
+        await end(near)
+        with pytest.raises(trio.ClosedResourceError):
+            await receive(near)
+
+
+async def test_a_send_that_waits_as_its_side_is_shut_down(loopback_pair):
+    """The send is over; the peer's answer still comes."""
+    near, far = loopback_pair
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def send():
+            with pytest.raises(trio.ClosedResourceError):
+                await near.send_all(bytes(100_000_000))
+
+        await trio.testing.wait_all_tasks_blocked()
+        near.shutdown(write=True)
+        await receive_all(far)
+    await far.send_all(b"answer")
+    assert await near.receive_some() == b"answer"
+
+
 class TestClosing:
     @pytest.mark.parametrize("end", ENDS)
     @pytest.mark.parametrize("wait", WAITS)

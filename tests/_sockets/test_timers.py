@@ -72,6 +72,19 @@ class TestReceiving:
             await near.receive_some()
         assert trio.current_time() == pytest.approx(2)
 
+    async def test_one_that_is_taken_back_is_over(self, pair, autojump_clock):
+        near, far = pair
+        near.receive_timeout = 5
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.receive_some)
+            await wait_all_tasks_blocked()
+            await far.send_all(b"x")
+        near.receive_timeout = None
+        assert near.requested_options.receive_timeout is None
+        with trio.move_on_after(100) as scope:
+            await near.receive_some()
+        assert scope.cancelled_caught
+
     @pytest.mark.parametrize("timeout", [None, math.inf])
     async def test_none_never_does(self, pair, timeout, autojump_clock):
         near, _ = pair
@@ -109,6 +122,24 @@ class TestSending:
                 await near.send_all(bytes(SIZE))
             assert trio.current_time() - began == pytest.approx(5)
             assert 0 < caught.value.sent < SIZE
+            nursery.cancel_scope.cancel()
+
+    async def test_one_that_is_taken_back_is_over(self, pair, autojump_clock):
+        near, far = pair
+        near.send_timeout = 5
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.receive_some)
+            await wait_all_tasks_blocked()
+            async with trio.open_nursery() as inner:
+                inner.start_soon(near.send_all, bytes(10_000_000))
+                await wait_all_tasks_blocked()
+                got = 0
+                while got < 10_000_000:
+                    got += len(await far.receive_some())
+            near.send_timeout = None
+            with trio.move_on_after(100) as scope:
+                await near.send_all(bytes(SIZE))
+            assert scope.cancelled_caught
             nursery.cancel_scope.cancel()
 
     async def test_both_directions_each_at_its_time(self, pair, autojump_clock):

@@ -135,10 +135,15 @@ async def _adopt(
         ready, "passive", request.type, request.options, request.configure, only_first=only_first
     )
     passives = [passive for passive in found if isinstance(passive, PassiveSocket)]
-    if request.backlog is not None:
+    try:
         for passive in passives:
-            passive._sock.listen(request.backlog)
-            passive._backlog = request.backlog
+            if request.backlog is not None:
+                passive._sock.listen(request.backlog)
+                passive._backlog = request.backlog
+    except OSError as exc:
+        for passive in passives:
+            passive._close()
+        raise socket_error(exc, f"listen on {request.local}") from exc
     return passives
 
 

@@ -375,6 +375,11 @@ class DatagramServer:
             except DatagramError:
                 self._counters.network_errors += 1
                 continue
+            except OSError as exc:
+                if exc.errno not in _SHORTAGE:
+                    raise
+                await trio.sleep(_FIRST_PAUSE)
+                continue
             if not batch:
                 return
             left -= len(batch)

@@ -25,6 +25,9 @@ from sockscope._sockets.stream import StreamSocket
 
 T = TypeVar("T")
 
+# As many connections a listener's queue can hold: see listen(2).
+_LONGEST_QUEUE: Final = 0x10000
+
 _current: Final[contextvars.ContextVar[Server[Any]]] = contextvars.ContextVar("sockscope.server")
 
 
@@ -158,8 +161,10 @@ class Server(Generic[T]):
           What kept it from taking them all, if something did.
         """
         try:
-            while accept_batch(passive, self._connections.begin, BATCH):
-                pass
+            # No queue is longer than that; who comes later was promised nothing.
+            for _ in range(_LONGEST_QUEUE // BATCH):
+                if not accept_batch(passive, self._connections.begin, BATCH):
+                    break
         except (OSError, trio.ClosedResourceError) as exc:
             return exc
         return None
@@ -320,7 +325,12 @@ class Server(Generic[T]):
         """Begin a connection that waits in the queue of any listener, if there is room for it."""
         if self._paused is not None:
             return
+        begun: list[bool] = []
+
+        def begin(*accepted: Any) -> None:
+            begun.append(self._connections.begin(*accepted))
+
         for passive in self._passives:
-            while self._connections.has_room() and (pair := passive._take()) is not None:
-                if self._connections.begin(passive, *pair):
+            while self._connections.has_room() and accept_batch(passive, begin, 1):
+                if begun[-1]:
                     return

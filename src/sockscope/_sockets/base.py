@@ -121,6 +121,9 @@ class BaseSocket:
     def detach(self) -> int:
         """Give the descriptor away: this socket is closed, the descriptor lives on.
 
+        What was received ahead of the caller (by a ``receive(wait_all=True)`` that peeked or
+        was cancelled, or the rest of a train of datagrams) is gone with the socket.
+
         Returns:
           The descriptor's number; closing it is now the caller's business.
 

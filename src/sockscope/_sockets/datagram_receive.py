@@ -190,6 +190,7 @@ class Receiving(DatagramState):
 
     def _take_carefully(self, size: int, flags: int) -> Datagram:
         """One datagram, where there is more to it than recvfrom(2)."""
+        self._check_open()
         if self._errors:
             raise self._errors.popleft()
         if not self._pending:
@@ -262,6 +263,7 @@ class Receiving(DatagramState):
 
     def _take_batch(self, count: int) -> list[Datagram]:
         """Up to *count* datagrams, without waiting, or what the first of them met with."""
+        self._check_open()
         if self._errors:
             raise self._errors.popleft()
         found = self._pending[:count]

@@ -81,6 +81,9 @@ class MessageVector:
         count = len(messages)
         data, lengths, targets = zip(*messages, strict=True)
         joined = b"".join(data)
+        if len(joined) != sum(lengths):
+            # Somebody has changed a bytearray since; the kernel must not read beyond it.
+            raise BufferError("the data of a datagram has changed its size while it was sent")
         base = ctypes.cast(ctypes.c_char_p(joined), ctypes.c_void_p).value or 0
         places = accumulate(lengths[:-1], initial=base)
         self._vectors[0 : 2 * count : 2] = array("Q", places)

@@ -17,6 +17,7 @@ from typing import Any, Final
 import trio
 
 from sockscope._core.errors import SocketError, TruncatedError
+from sockscope._sockets.ancillary import CLOSE_ON_EXEC, close_all, take_descriptors
 from sockscope._sockets.base import AF_UNIX, AnySocket
 from sockscope._sockets.queues import unread_bytes
 from sockscope._sockets.stream import StreamSocket
@@ -94,6 +95,14 @@ class MessageStream(StreamSocket):
                 return message, flags
         raise OSError(errno.EPROTO, "the peer sends nothing but empty messages")
 
+    def _receive_fds_now(self, max_bytes: int, room: int) -> tuple[bytes, list[int], int]:
+        for _ in range(_MOST_EMPTY):
+            # Descriptors of an empty message are closed: nothing tells it from the end.
+            data, found, flags = super()._receive_fds_now(max_bytes, room)
+            if data or _has_ended(self._sock):
+                return data, found, flags
+        raise OSError(errno.EPROTO, "the peer sends nothing but empty messages")
+
     async def _receive_all(self, n: int, *, peek: bool, dont_wait: bool) -> bytes:
         """As the kernel has it: of messages MSG_WAITALL takes one."""
         return await self.receive(n, peek=peek, dont_wait=dont_wait)
@@ -153,7 +162,9 @@ def _has_ended(sock: stdlib_socket.socket) -> bool:
     sock.setsockopt(stdlib_socket.SOL_SOCKET, _SO_TIMESTAMP, 1)
     try:
         while True:
-            data, stamp, _, _ = sock.recvmsg(1, _ROOM_FOR_TIMESTAMP, _PEEK)
+            data, stamp, _, _ = sock.recvmsg(1, _ROOM_FOR_TIMESTAMP, _PEEK | CLOSE_ON_EXEC)
+            # A look at descriptors opens them.
+            close_all(take_descriptors(stamp))
             if data or not stamp:
                 return not data
             sock.recv(1)

@@ -136,7 +136,9 @@ class PassingDescriptors(Receiving, Sending):
         found = take_descriptors(messages)
         self._bytes_received += len(data)
         if not data:
+            close_all(found)
             self._check_kept()
+            return b"", [], 0
         return data, found, flags & (_TRUNCATED | _CUT)
 
     async def send_socket(

@@ -101,6 +101,7 @@ class Receiving(StreamState):
     def _receive_now(self, size: int) -> bytes:
         """Receive without waiting, and remember whether more may be there."""
         if self._held:
+            self._check_open()
             head, self._held = self._held[:size], self._held[size:]
             return head
         data: bytes = self._sock.recv(size)
@@ -238,6 +239,7 @@ class Receiving(StreamState):
         return await self._receive_with(lambda: attempt(n), dont_wait=dont_wait)
 
     def _peek_now(self, n: int) -> bytes:
+        self._check_open()  # what is held is not the kernel's to refuse
         data: bytes = self._held[:n] or self._sock.recv(n, _PEEK)
         if not data:
             self._check_kept()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket as stdlib_socket
 from collections.abc import Callable
@@ -124,7 +125,7 @@ class StreamState(WaitingStream):
 
     @receive_timeout.setter
     def receive_timeout(self, seconds: float | None) -> None:
-        self._options_changed(SocketOptions(receive_timeout=seconds))
+        self._requested = self._requested.replace(receive_timeout=seconds)
         self._receive_timeout = finite(seconds)
 
     @property
@@ -138,7 +139,7 @@ class StreamState(WaitingStream):
 
     @send_timeout.setter
     def send_timeout(self, seconds: float | None) -> None:
-        self._options_changed(SocketOptions(send_timeout=seconds))
+        self._requested = self._requested.replace(send_timeout=seconds)
         self._send_timeout = finite(seconds)
 
     def statistics(self) -> StreamStatistics:
@@ -196,6 +197,9 @@ class StreamState(WaitingStream):
             return trio.ClosedResourceError("this stream was closed")
         if self._peer is None and exc.errno in NOT_CONNECTED:
             return socket_error(exc, f"{step}: connect() first")
+        if exc.errno == errno.EPIPE and self._eof_sent:
+            # A send that waited while this side was shut down; receiving goes on.
+            return trio.ClosedResourceError("this side of the stream was shut down")
         if exc.errno in CALLERS_FAULT:
             return socket_error(exc, f"{step} {self._describe()}", SocketError)
         self._keep(exc)

@@ -127,7 +127,9 @@ class WaitingStream(BaseSocket):
         # Not in both at once: a writer that sleeps in the engine keeps the stream there.
         if (engine.is_worth_it(self) or self._writer is not None) and self._join_engine():
             self._reader = current_task()
-            if self._receive_timeout is not None:
+            if self._receive_timeout is None:
+                self._read_due = math.inf  # whatever an earlier wait had
+            else:
                 self._read_due = trio.current_time() + self._receive_timeout
                 if self._read_due < self._look_at:
                     current_deadlines().watch(self, self._read_due)
@@ -163,7 +165,9 @@ class WaitingStream(BaseSocket):
         if self._registered == -1:
             return expires(self._wait_for_room, self._send_timeout)
         self._writer = current_task()
-        if self._send_timeout is not None:
+        if self._send_timeout is None:
+            self._write_due = math.inf
+        else:
             self._write_due = trio.current_time() + self._send_timeout
             if self._write_due < self._look_at:
                 current_deadlines().watch(self, self._write_due)
@@ -207,12 +211,10 @@ class WaitingStream(BaseSocket):
 
     def _stop_reading(self, _: RaiseCancelT) -> Abort:
         self._reader = None
-        self._read_due = math.inf
         return Abort.SUCCEEDED
 
     def _stop_writing(self, _: RaiseCancelT) -> Abort:
         self._writer = None
-        self._write_due = math.inf
         return Abort.SUCCEEDED
 
     def _wake(self) -> None:

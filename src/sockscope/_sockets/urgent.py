@@ -11,6 +11,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
 from sockscope._core.errors import ReceiveTimeoutError, SocketError
+from sockscope._sockets.base import is_custom
 from sockscope._sockets.stream_state import StreamState
 from sockscope._sockets.stream_wait import expires
 
@@ -25,6 +26,10 @@ async def receive_urgent(stream: StreamState, n: int, *, peek: bool, dont_wait: 
     Nothing pending shows as EINVAL on TCP, as EAGAIN when the mark has come and the
     byte has not.
     """
+    if is_custom(stream._sock):
+        raise SocketError(
+            errno.EOPNOTSUPP, "cannot receive out of band: not on a custom factory's socket"
+        )
     if stream.get_option("oob_inline"):
         raise SocketError(
             errno.EINVAL,
