@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 
@@ -9,6 +10,7 @@ import pytest
 import trio
 
 from sockscope._core.cleanup import close_on_error
+from sockscope._core.hooks import refuse_awaitable
 
 
 class Resource:
@@ -45,3 +47,18 @@ async def test_cancellation_closes():
             await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     assert resource.closed == 1
+
+
+async def _async_hook():
+    raise AssertionError("it must not run")
+
+
+def test_an_async_hook_is_refused_where_a_plain_one_is_called():
+    refuse_awaitable(None, "on_open")
+    refuse_awaitable(5, "on_open")
+    with pytest.raises(TypeError, match="on_open must be a plain function"):
+        refuse_awaitable(_async_hook(), "on_open")
+    waiting = asyncio.Future(loop=asyncio.new_event_loop())
+    with pytest.raises(TypeError):
+        refuse_awaitable(waiting, "on_open")
+    waiting.get_loop().close()

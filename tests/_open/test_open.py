@@ -63,6 +63,12 @@ NO_SENSE = [
     ({"connect": "passive", "local": ("127.0.0.1", 0), "backlog": True}, "backlog"),
     ({"connect": "passive", "local": ("127.0.0.1", 0), "backlog": 1.5}, "float"),
     ({"remote": ("h", 1), "wait": True}, "wait"),
+    ({"remote": ("h", 1), "configure": 3}, "configure"),
+    ({"remote": ("h", 1), "upgrade": 3}, "upgrade"),
+    (
+        {"connect": "passive", "local": ("127.0.0.1", 0), "happy_eyeballs_delay": 1},
+        "happy_eyeballs_delay.*passive",
+    ),
 ]
 BAD_VALUES = [
     ({"remote": ("h", 1), "type": "raw"}, "type"),
@@ -97,6 +103,17 @@ class TestArguments:
     def test_open_socket_tells_at_the_call(self, arguments, words):
         with pytest.raises(TypeError, match=words):
             open_socket(**arguments)
+
+    async def test_an_async_configure_is_refused(self, loopback_listener):
+        async def configure(sock, context):
+            raise AssertionError("nobody awaits it")
+
+        with no_descriptor_left(), pytest.raises(TypeError, match="configure"):
+            await make_socket(loopback_listener.address, configure=configure)
+
+    def test_a_chain_of_what_cannot_be_called(self):
+        with pytest.raises(TypeError, match="chain"):
+            chain(3)
 
     async def test_a_misspelt_option(self):
         with pytest.raises(TypeError, match="keep_alive"):

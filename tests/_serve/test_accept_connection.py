@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import trio
@@ -15,12 +16,16 @@ from sockscope import (
     accept_connection,
     make_socket,
     open_socket,
+    serve,
     serve_passive,
 )
 from sockscope.testing import cancel_everywhere, open_loopback_listener
 from tests._serve.test_serve import LOCAL, echo, local
 from tests._serve.waiting import until
 from tests.wire import no_descriptor_left, receive_all
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 __all__ = ["local"]
 
@@ -427,3 +432,97 @@ class TestWithoutWaiting:
                 with pytest.raises(trio.WouldBlock):
                     async with accept_connection(server, wait=False):
                         pass  # pragma: no cover  # it is over
+
+
+class TestAServerThatEnds:
+    """However it does, nobody may wait for it for ever."""
+
+    @pytest.mark.parametrize("how", ["cancelled", "raised", "cancel_scope", "left", "serve"])
+    async def test_who_waits_is_told(self, how):
+        servers, told = [], []
+
+        async def run(task_status):
+            with trio.CancelScope() as scope:
+                try:
+                    async with serve_passive(LOCAL) as server:
+                        servers.append(server)
+                        task_status.started(scope)
+                        await go.wait()
+                        if how == "raised":
+                            raise KeyError
+                        if how == "cancel_scope":
+                            server.cancel_scope.cancel()
+                            await trio.lowlevel.checkpoint()
+                except ExceptionGroup:
+                    if how != "raised":
+                        raise
+
+        async def wait_for_one():
+            with pytest.raises(trio.ClosedResourceError):
+                await enter(accept_connection(servers[0]))
+            told.append(True)
+
+        go = trio.Event()
+        async with trio.open_nursery() as nursery:
+            if how == "serve":
+                scope = trio.CancelScope()
+
+                async def in_its_own_nursery():
+                    with scope:
+                        async with trio.open_nursery() as own:
+                            servers.append(await own.start(serve, LOCAL))
+
+                nursery.start_soon(in_its_own_nursery)
+                await trio.testing.wait_all_tasks_blocked()
+            else:
+                scope = await nursery.start(run)
+            nursery.start_soon(wait_for_one)
+            await trio.testing.wait_all_tasks_blocked()
+            go.set()
+            if how in ("cancelled", "serve"):
+                scope.cancel()
+        assert told == [True]
+        for arguments in ({}, {"timeout": 1}, {"wait": False}):
+            with pytest.raises(trio.ClosedResourceError):
+                await enter(accept_connection(servers[0], **arguments))
+
+
+@pytest.mark.parametrize("what", ["upgrade", "connection_options"])
+async def test_one_that_stalls_holds_up_nobody(what, autojump_clock):
+    first = []
+
+    async def prepare(stream):
+        if not first:
+            first.append(stream)
+            await trio.sleep_forever()
+        return stream if what == "upgrade" else None
+
+    async with serve_passive(LOCAL, **{what: prepare}, drain_timeout=0) as server:
+        async with open_socket(server.addresses[0]), open_socket(server.addresses[0]):
+            async with accept_connection(server) as child:
+                assert trio.current_time() == 0
+                assert child is not first[0]
+
+
+@pytest.mark.parametrize("error", [GeneratorExit, KeyboardInterrupt, SystemExit])
+async def test_what_a_borrower_raises_is_its_own(error):
+    async def body():
+        async with accept_connection(server) as child:
+            children.append(child)
+            raise error
+
+    children = []
+    async with serve_passive(LOCAL, handler_errors="raise") as server:
+        async with open_socket(server.addresses[0]):
+            with pytest.raises(error):
+                await body()
+        assert not children[0].is_open
+        async with open_socket(server.addresses[0]), accept_connection(server) as child:
+            assert child.is_open
+
+
+@pytest.mark.parametrize("wait", ["x", None, 1])
+async def test_wait_is_a_bool(wait):
+    async with open_loopback_listener() as passive:
+        with pytest.raises(TypeError, match="wait"):
+            accept_connection(passive_or_server=passive, wait=wait)

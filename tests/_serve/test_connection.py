@@ -528,3 +528,39 @@ class TestClosing:
                 await client.send_all(b"x" * 1000)
                 await client.send_eof()
                 assert await receive_all(client) == reply
+
+
+class TestAsyncHooks:
+    """A plain hook that is async would silently do nothing."""
+
+    @pytest.mark.parametrize("name", ["on_open", "on_close"])
+    async def test_of_the_connection(self, name):
+        async def hook(*arguments):
+            raise AssertionError("nobody awaits it")
+
+        errors = []
+        async with serve_passive(
+            ("127.0.0.1", 0), echo, **{name: hook}, handler_errors=lambda exc, s: errors.append(exc)
+        ) as server:
+            async with open_socket(server.addresses[0]):
+                pass
+        [error] = errors
+        assert isinstance(error, TypeError)
+        assert name in str(error)
+
+    async def test_of_errors(self):
+        async def tell(exc, stream):
+            raise AssertionError("nobody awaits it")
+
+        async def fail(stream):
+            raise KeyError
+
+        async def run():
+            async with serve_passive(("127.0.0.1", 0), fail, handler_errors=tell) as server:
+                async with open_socket(server.addresses[0]) as client:
+                    await client.receive_some()
+                await trio.sleep_forever()
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await run()
+        assert caught.group_contains(TypeError, match="handler_errors")

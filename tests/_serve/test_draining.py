@@ -15,6 +15,7 @@ import trio
 
 from sockscope import (
     SocketOptions,
+    make_socket,
     open_socket,
     serve_passive,
     socket_from_fd,
@@ -265,3 +266,20 @@ async def test_nothing_is_left_open():
         async with serving(echo, options=options) as server:
             await ask(server.addresses[0])
     assert open_descriptors() == before
+
+
+async def test_drains_at_the_same_time_count_each_connection_once(autojump_clock):
+    async def stay(stream):
+        await trio.sleep(1 if len(kept) < 2 and not kept.append(stream) else 100)
+
+    kept = []
+    async with serve_passive(("127.0.0.1", 0), stay) as server:
+        clients = [await make_socket(server.addresses[0]) for _ in range(4)]
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            for seconds in (3, 4, 5):
+                nursery.start_soon(server.drain, seconds)
+    statistics = server.statistics()
+    assert (statistics.drained, statistics.cut) == (2, 2)
+    for client in clients:
+        client.abort()

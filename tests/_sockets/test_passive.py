@@ -556,3 +556,21 @@ class TestErrors:
             with pytest.raises(SocketError, match="accept") as caught:
                 await passive.accept()
             assert caught.value.errno == errno.ENOMEM
+
+
+async def test_a_child_that_cannot_be_made_non_blocking_costs_that_child(monkeypatch):
+    real = socket.socket.setblocking
+    failures = [OSError(errno.EINVAL, "not this one")]
+
+    def setblocking(self, flag):
+        if not flag and failures:
+            raise failures.pop()
+        real(self, flag)
+
+    async with open_loopback_listener() as passive:
+        async with open_socket(passive.address) as first, open_socket(passive.address) as second:
+            monkeypatch.setattr(socket.socket, "setblocking", setblocking)
+            async with await passive.accept() as child:
+                await second.send_all(b"second")
+                assert await child.receive_some() == b"second"
+            assert await first.receive_some() == b""

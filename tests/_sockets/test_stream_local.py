@@ -28,7 +28,7 @@ from sockscope._sockets import ancillary
 from sockscope._sockets.datagram import DatagramSocket
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
-from sockscope.testing import cancel_everywhere, open_descriptors
+from sockscope.testing import cancel_everywhere, open_descriptors, open_loopback_pair
 
 SCM_RIGHTS = socket.SCM_RIGHTS
 
@@ -437,3 +437,17 @@ class TestPeerCredentials:
         await pair[0].aclose()
         with pytest.raises(trio.ClosedResourceError):
             pair[0].peer_credentials()
+
+
+async def test_a_socket_that_has_received_ahead_is_not_handed_over():
+    """What it holds would be lost on the way."""
+    async with (
+        open_loopback_pair("local") as (near, _),
+        open_loopback_pair("local") as (one, other),
+    ):
+        await other.send_all(b"held")
+        assert await one.receive(4, wait_all=True, peek=True) == b"held"
+        with pytest.raises(ValueError, match="receive that first"):
+            await near.send_socket(one)
+        assert await one.receive_some() == b"held"
+        await near.send_socket(one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
+import sys
 import tempfile
 
 import pytest
@@ -20,6 +21,9 @@ from sockscope._tls.stream import TLSStream
 from sockscope._tls.upgrade import tls_upgrade
 from sockscope.testing import ScriptedResolver, cancel_everywhere
 from tests._tls.certificates import NAME
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 LOOPBACK = ("127.0.0.1", 0)
 
@@ -262,3 +266,49 @@ async def test_every_step_of_opening_and_serving(certificates, version) -> None:
                 assert await tls.receive_some() == b"hello"
 
     await cancel_everywhere(converse)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_what_ends_the_program_passes_through_the_context_callable(certificates, error):
+    """OpenSSL swallows what its callbacks raise; Ctrl-C must come out."""
+
+    def choose(hello):
+        raise error
+
+    async def connect(server):
+        with pytest.raises(trio.BrokenResourceError):
+            async with open_socket(
+                server.addresses[0],
+                upgrade=tls_upgrade(certificates.client_context(), server_hostname=NAME),
+            ):
+                pass
+
+    async def run():
+        async with serve_passive(("127.0.0.1", 0), echo, upgrade=tls_upgrade(choose)) as server:
+            await connect(server)
+            await trio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await run()
+    assert caught.group_contains(error)
+
+
+async def test_a_client_that_leaves_without_a_word_is_a_reset(certificates, caplog):
+    """Any client can do it: no error of the handler's, and no line in the log."""
+    outcomes = []
+    async with serve_passive(
+        ("127.0.0.1", 0),
+        echo,
+        upgrade=tls_upgrade(certificates.server_context()),
+        on_close=lambda stream, outcome: outcomes.append(outcome),
+    ) as server:
+        for goodbye in (b"", b"garbage that is no record"):
+            async with open_socket(server.addresses[0]) as below:
+                tls = await tls_upgrade(certificates.client_context(), server_hostname=NAME)(below)
+                await tls.send_all(b"x")
+                assert await tls.receive_some() == b"x"
+                await below.send_all(goodbye)
+    statistics = server.statistics()
+    assert (statistics.resets, statistics.handler_errors) == (2, 0)
+    assert outcomes == ["reset", "reset"]
+    assert [record for record in caplog.records if record.levelno > 20] == []

@@ -601,3 +601,11 @@ async def test_messages_without_an_address(certificates) -> None:
         with pytest.raises(HandshakeError, match="the peer"):
             await tls_upgrade(certificates.server_context(), server_side=True)(right)
         await close(left, right)
+
+
+@pytest.mark.parametrize("name", ["server_hostname", "server_side", "https_compatible"])
+def test_arguments_of_another_type(certificates, name):
+    with pytest.raises(TypeError, match=name):
+        tls_upgrade(
+            certificates.client_context(), **{name: "x" if name != "server_hostname" else 1}
+        )

@@ -23,6 +23,8 @@ _T = TypeVar("_T")
 
 TYPES: Final = ("stream", "datagram", "seqpacket")
 ROLES: Final = ("active", "passive")
+#: RFC 8305's.
+DELAY: Final = 0.25
 FAMILIES: Final = (None, "internet", "local")
 
 
@@ -35,6 +37,16 @@ def check_choice(name: str, value: _T, choices: tuple[_T, ...]) -> _T:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
     return value
+
+
+def check_callable(name: str, value: object) -> None:
+    """Refuse what cannot be called, before anything is opened.
+
+    Raises:
+      TypeError: *value* is neither callable nor None.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable or None, not {value!r}")
 
 
 def conflict(first: str, second: str, why: str) -> TypeError:
@@ -125,7 +137,7 @@ class OpenArguments:
     group: int | str | None = None
     replace_stale: bool = True
     timeout: float = math.inf
-    happy_eyeballs_delay: float = 0.25
+    happy_eyeballs_delay: float = DELAY
     upgrade: Callable[[Any], Awaitable[Any]] | None = None
     #: The designators, parsed.
     ends: tuple[Request | None, Request | None] = field(init=False, repr=False)
@@ -139,6 +151,8 @@ class OpenArguments:
         check_choice("connect", self.connect, ROLES)
         check_choice("family", self.family, FAMILIES)
         check_delay(self.happy_eyeballs_delay)
+        check_callable("configure", self.configure)
+        check_callable("upgrade", self.upgrade)
         check_backlog(self.backlog)
         check_options(self.options)
         if self.connect == "passive":
@@ -153,6 +167,9 @@ class OpenArguments:
         if self.remote is not None:
             why = "a passive socket is not connected to anything"
             raise conflict("remote", "connect='passive'", why)
+        if self.happy_eyeballs_delay != DELAY:
+            why = "a passive socket connects to nothing"
+            raise conflict("happy_eyeballs_delay", "connect='passive'", why)
         if self.type == "datagram":
             why = "datagram sockets take no connections"
             raise conflict("type='datagram'", "connect='passive'", why)

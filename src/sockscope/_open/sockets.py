@@ -11,6 +11,7 @@ import trio
 
 from sockscope._addresses.values import Address
 from sockscope._core.errors import socket_error
+from sockscope._core.hooks import refuse_awaitable
 from sockscope._open.local_path import PathArguments, bind_path, is_path
 from sockscope._sockets.base import AnySocket, is_custom
 
@@ -82,7 +83,10 @@ def run_configure(
     if configure is None:
         return
     shown: Any = sock if is_custom(sock) else trio.socket.from_stdlib_socket(sock)  # type: ignore[arg-type]  # then it is the standard library's
-    configure(shown, ConfigureContext(int(sock.family), int(sock.type), role, address))
+    refuse_awaitable(
+        configure(shown, ConfigureContext(int(sock.family), int(sock.type), role, address)),
+        "configure",
+    )
 
 
 async def bind_socket(

@@ -24,9 +24,15 @@ def chain(first: Upgrade, *others: Upgrade) -> Upgrade:
       An upgrade for `open_socket` and `serve_passive`. If one of them fails, the
       stream is closed by whoever runs it.
 
+    Raises:
+      TypeError: one of them cannot be called.
+
     Example:
       ``upgrade=chain(read_proxy_header, tls_upgrade(context))``
     """
+    for upgrade in (first, *others):
+        if not callable(upgrade):
+            raise TypeError(f"chain takes async callables, not {upgrade!r}")
 
     async def chained(stream: Any) -> Any:
         for upgrade in (first, *others):

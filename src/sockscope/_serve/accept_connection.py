@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @overload
 def accept_connection(
-    source: PassiveSocket,
+    passive_or_server: PassiveSocket,
     *,
     timeout: float = math.inf,
     wait: bool = True,
@@ -32,14 +32,14 @@ def accept_connection(
 ) -> AbstractAsyncContextManager[StreamSocket]: ...
 @overload
 def accept_connection(
-    source: Server[T],
+    passive_or_server: Server[T],
     *,
     timeout: float = math.inf,
     wait: bool = True,
     options: SocketOptions | None = None,
 ) -> AbstractAsyncContextManager[T]: ...
 def accept_connection(
-    source: PassiveSocket | Server[Any],
+    passive_or_server: PassiveSocket | Server[Any],
     *,
     timeout: float = math.inf,
     wait: bool = True,
@@ -48,7 +48,7 @@ def accept_connection(
     """Take one connection, for the length of the block, and close it at its end.
 
     Args:
-      source: a passive socket; or a server without a handler, where any number of
+      passive_or_server: a passive socket; or a server without a handler, where any number of
         tasks may wait, first come first served, and connections come with their
         options and upgrade done.
       timeout: seconds to wait for the connection. It does not limit the body.
@@ -71,13 +71,19 @@ def accept_connection(
     Source: IOLib's ``with-accept-connection`` (seed 003).
     """
     check_timeout(timeout)
-    if isinstance(source, PassiveSocket):
-        return _accept_from_socket(source, timeout, wait, options)
-    if not isinstance(source, Server):
-        raise TypeError(f"accept_connection takes a PassiveSocket or a Server, not {source!r}")
-    if source._connections.lender is None:
+    if not isinstance(wait, bool):
+        raise TypeError(f"wait must be True or False, not {wait!r}")
+    if isinstance(passive_or_server, PassiveSocket):
+        return _accept_from_socket(passive_or_server, timeout, wait, options)
+    if not isinstance(passive_or_server, Server):
+        raise TypeError(
+            f"accept_connection takes a PassiveSocket or a Server, not {passive_or_server!r}"
+        )
+    if passive_or_server._connections.lender is None:
         raise RuntimeError("this server has a handler, which gets its connections")
-    return _accept_from_server(source, source._connections.lender, timeout, wait, options)
+    return _accept_from_server(
+        passive_or_server, passive_or_server._connections.lender, timeout, wait, options
+    )
 
 
 @asynccontextmanager
@@ -134,7 +140,7 @@ async def _borrow(server: Server[T], lender: Lender[T], timeout: float, wait: bo
 async def _borrow_at_once(server: Server[T], lender: Lender[T]) -> Loan[T]:
     """A connection that is ready, or one from a queue as soon as it is prepared."""
     await checkpoint_if_cancelled()
-    if not lender.has_ready() and lender.missing() >= 0:
+    if not lender.has_ready() and lender.are_spoken_for():
         # All that are on their way are spoken for.
         server._begin_one()
     return await lender.borrow(at_once=True)

@@ -143,13 +143,15 @@ def is_reset(exc: BaseException, stream: StreamSocket) -> bool:
     """Whether *exc* only says that the peer broke this very connection."""
     if isinstance(exc, BaseExceptionGroup):
         return all(is_reset(leaf, stream) for leaf in exc.exceptions)
-    if not isinstance(exc, trio.BrokenResourceError) or stream._error is None:
+    if not isinstance(exc, trio.BrokenResourceError):
         return False
-    # An upgraded stream raises an error of its own, with ours as its cause.
+    # An upgraded stream raises an error of its own, with ours, or what it found, as its cause.
     cause: BaseException | None = exc
-    while cause is not None and cause is not stream._error:
+    while cause is not None:
+        if cause is stream._error or cause is stream._layer_fault:
+            return True
         cause = cause.__cause__
-    return cause is not None
+    return False
 
 
 def needs_farewell(stream: StreamSocket, connection: Any, ended_well: bool) -> bool:

@@ -12,6 +12,7 @@ import outcome
 import trio
 from trio.lowlevel import ParkingLot
 
+from sockscope._core.hooks import refuse_awaitable
 from sockscope._options.defaults import NO_OPTIONS
 from sockscope._serve.accepting import BATCH, LOGGER
 from sockscope._serve.connection import (
@@ -51,8 +52,8 @@ class Connections(Generic[T]):
     def __init__(self, settings: Settings) -> None:
         self.counters = Counters()
         self.live: set[StreamSocket] = set()
-        # How many were live once.
-        self.ended = 0
+        # From then on who ends has drained; from the cut on, been cut.
+        self.is_draining = self._is_cut = False
         # Closed by us, but their peers are still sending; a handler may go on with other work.
         self.lingering: set[StreamSocket] = set()
         # Who waits for one to give its descriptor back, or until all have ended.
@@ -64,7 +65,8 @@ class Connections(Generic[T]):
         self._linger_hook = self._let_linger
         self._nursery: trio.Nursery
         # What is not asked for is None, and costs one comparison.
-        self.lender = Lender[T]() if settings.handler is None else None
+        prepares = settings.upgrade is not None or callable(settings.connection_options)
+        self.lender = Lender[T](prepares) if settings.handler is None else None
         self.gate = Gate.of(
             settings.max_connections,
             settings.accept_rate,
@@ -92,6 +94,8 @@ class Connections(Generic[T]):
             # One failure is shown as a child of the server's own nursery would be.
             failure = group.exceptions[0] if len(group.exceptions) == 1 else group
         finally:
+            if self.lender is not None:
+                self.lender.no_more()  # however it ends, nobody may wait for it
             if self.reserve is not None:
                 self.reserve.close()
         if failure is not None:
@@ -104,6 +108,9 @@ class Connections(Generic[T]):
 
     def cut(self) -> None:
         """Cancel all that are left."""
+        if not self._is_cut:
+            self._is_cut = True
+            self.counters.cut = len(self.live)
         self._nursery.cancel_scope.cancel()
 
     def has_room(self) -> bool:
@@ -172,19 +179,19 @@ class Connections(Generic[T]):
         limit = self._limit(stream) if self._is_timed else None
         try:
             if self._settings.on_open is not None:
-                self._settings.on_open(stream)
+                refuse_awaitable(self._settings.on_open(stream), "on_open")
             if self.gate is not None:
                 await self.gate.turn(stream)
             pending = set_options(self._settings, self.counters, passive, stream)
             if pending is not None or self._settings.upgrade is not None:
                 connection = await prepare(self._settings, self.counters, passive, stream, pending)
-            is_lent = self.lender is not None
             if limit is None:
                 # No frame and no context more, as each idle connection keeps them.
                 result = await self._hand_over(stream, connection)
             else:
                 with limit:
                     result = await self._hand_over(stream, connection)
+            is_lent = self.lender is not None
             if not is_lent:
                 result = outcome.Value(result)
         except PreparationFailed:
@@ -201,7 +208,7 @@ class Connections(Generic[T]):
                 self.counters.close_errors += not stream._close()
             self._end(stream, how, result is None)
         # What a borrower raised, it has already.
-        if type(result) is outcome.Error and not (is_lent and isinstance(result.error, Exception)):
+        if type(result) is outcome.Error and not is_lent:
             self._report(result, stream)
 
     def _hand_over(self, stream: StreamSocket, connection: Any) -> Awaitable[object]:
@@ -219,7 +226,8 @@ class Connections(Generic[T]):
         """The connection is closed, or lingers: count it."""
         counters = self.counters
         self.live.discard(stream)
-        self.ended += 1
+        if self.is_draining and not self._is_cut:
+            counters.drained += 1
         counters.bytes_received += stream._bytes_received
         counters.bytes_sent += stream._bytes_sent
         if how == "finished":
@@ -233,7 +241,7 @@ class Connections(Generic[T]):
             self._leave(stream)
         if self._settings.on_close is not None:
             try:
-                self._settings.on_close(stream, how)
+                refuse_awaitable(self._settings.on_close(stream, how), "on_close")
             except Exception as exc:
                 self._report(outcome.Error(exc), stream)
 
@@ -278,7 +286,7 @@ class Connections(Generic[T]):
         if policy == "raise" or not isinstance(error, Exception):
             result.unwrap()
         elif callable(policy):
-            policy(error, stream)
+            refuse_awaitable(policy(error, stream), "handler_errors")
         else:
             LOGGER.error(
                 "the handler of the connection from %s failed",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import outcome
 import trio
@@ -14,6 +14,8 @@ from sockscope._sockets.stream import StreamSocket
 
 T = TypeVar("T")
 
+# So many are prepared at a time for a single task that waits.
+_MOST_PREPARED: Final = 64
 _NO_MORE = "the server drains and accepts no more"
 
 
@@ -49,9 +51,15 @@ class Lender(Generic[T]):
     A connection is taken from the kernel only if somebody waits for it: until then it
     is safe in the kernel's queue. It goes to who waits longest in the very step in which
     it is ready, so that it cannot be lost on the way.
+
+    Args:
+      prepares: whether connections have to be waited for before they can be lent. Then
+        more of them are prepared at a time than are asked for: one whose peer is silent
+        must not hold up the next.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prepares: bool) -> None:
+        self._prepares = prepares
         self._ready: deque[Loan[T]] = deque()
         # With each whether it waits only while connections are being prepared.
         self._waiting: OrderedDict[Task, bool] = OrderedDict()
@@ -59,15 +67,22 @@ class Lender(Generic[T]):
         self._wanted = ParkingLot()
         self._no_more = False
 
-    def missing(self) -> int:
+    def are_spoken_for(self) -> bool:
+        """Whether there are as many tasks waiting as connections on their way."""
+        return len(self._waiting) >= len(self._preparing)
+
+    def _missing(self) -> int:
         """How many connections are wanted beyond those that are on their way."""
-        return len(self._waiting) - len(self._preparing)
+        waiting = len(self._waiting)
+        if waiting and self._prepares:
+            waiting = max(waiting, _MOST_PREPARED)
+        return waiting - len(self._preparing)
 
     async def wanted(self) -> int:
         """Wait until connections are wanted; how many. No checkpoint if some are."""
-        while self.missing() < 1:
+        while self._missing() < 1:
             await self._wanted.park()
-        return self.missing()
+        return self._missing()
 
     def begin(self, stream: StreamSocket) -> None:
         """*stream* has been accepted, and will be lent or be `over`."""

@@ -236,7 +236,7 @@ async def _open_all(
 @overload
 async def serve(
     local: Local,
-    handler: Callable[[StreamSocket], Awaitable[object]],
+    handler: Callable[[StreamSocket], Awaitable[object]] | None = None,
     *,
     upgrade: None = None,
     task_status: trio.TaskStatus[Server[StreamSocket]] = trio.TASK_STATUS_IGNORED,
@@ -245,7 +245,7 @@ async def serve(
 @overload
 async def serve(
     local: Local,
-    handler: Callable[[T], Awaitable[object]],
+    handler: Callable[[T], Awaitable[object]] | None = None,
     *,
     upgrade: Callable[[StreamSocket], Awaitable[T]],
     task_status: trio.TaskStatus[Server[T]] = trio.TASK_STATUS_IGNORED,
@@ -253,7 +253,7 @@ async def serve(
 ) -> None: ...
 async def serve(
     local: Local,
-    handler: Callable[[Any], Awaitable[object]],
+    handler: Callable[[Any], Awaitable[object]] | None = None,
     *,
     task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED,
     **arguments: Any,

@@ -203,9 +203,10 @@ class Server(Generic[T]):
             timeout = self._settings.drain_timeout
         check_timeout(timeout)
         check_timeout(lame_duck, "lame_duck")
-        connections = self._connections
-        began, ended = trio.current_time(), connections.ended
+        connections, counters = self._connections, self._counters
+        began, drained = trio.current_time(), counters.drained
         self._draining.set()
+        connections.is_draining = True
         for scope in tuple(self._draining_scopes):
             scope.cancel()
         try:
@@ -218,16 +219,14 @@ class Server(Generic[T]):
             self.stop_accepting()
         with trio.CancelScope(deadline=deadline):
             await connections.all_ended()
-        left, drained = len(connections.live), connections.ended - ended
-        self._counters.drained += drained
-        self._counters.cut += left
+        left = len(connections.live)
         if left or connections.lingering:
             connections.cut()
             await connections.all_ended()
         self._drained.set()
         LOGGER.info(
             "drained: %d connections ended by themselves, %d were cut, in %.3f s",
-            drained,
+            counters.drained - drained,
             left,
             trio.current_time() - began,
         )

@@ -18,7 +18,7 @@ from sockscope._options.children import ChildPlan
 from sockscope._options.defaults import NO_OPTIONS, with_defaults
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.accept_errors import NEXT_IN_A_ROW, Verdict, verdict_of
-from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket
+from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket, close_quietly
 from sockscope._sockets.seqpacket import stream_class
 from sockscope._sockets.stream import StreamSocket
 
@@ -224,8 +224,12 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
                 if verdict is not Verdict.NEXT or gone == NEXT_IN_A_ROW:
                     raise self._accept_failure(exc) from exc
             else:
-                sock.setblocking(False)
                 self._accepted += 1
+                try:
+                    sock.setblocking(False)
+                except OSError:
+                    close_quietly(sock)  # the child's own fault, and no listener's
+                    continue
                 return sock, peer
 
     def _accept_plain(self) -> tuple[stdlib_socket.socket, Any]:

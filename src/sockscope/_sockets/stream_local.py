@@ -152,10 +152,16 @@ class PassingDescriptors(Receiving, Sending):
             socket goes with it: closing it here no longer removes the path.
 
         Raises:
-          As `send_fds`.
+          ValueError: it has received ahead of its user, which would not go with it.
+          Otherwise as `send_fds`.
 
         A checkpoint. When cancelled, nothing was sent. Local sockets only; not on Windows.
         """
+        if getattr(socket, "_held", b"") or getattr(socket, "_pending", ()):
+            raise ValueError(
+                "the socket has received ahead (by wait_all, peek or a train of datagrams), "
+                "which would not go with it: receive that first"
+            )
         await self.send_fds(_HANDED_OVER, [socket])
         if isinstance(socket, BaseSocket):
             socket._hand_over()

@@ -27,6 +27,8 @@ def _stop() -> NoReturn:
 
 
 def _size(n: int, argument: str) -> int:
+    if isinstance(n, bool):
+        raise TypeError(f"{argument} must be a whole number, not {n!r}")
     n = operator.index(n)  # a TypeError for what is no whole number
     if n < 1:
         raise ValueError(f"{argument} must be at least 1, not {n}")
@@ -259,6 +261,11 @@ class Receiving(StreamState):
                     lambda missing=missing: self._receive_now(missing),  # type: ignore[misc]  # bound now
                     dont_wait=dont_wait,
                 )
+            except trio.BrokenResourceError:
+                # What came before the error is delivered first, as MSG_WAITALL does.
+                if not gathered:
+                    raise
+                break
             except BaseException:
                 self._hold(bytes(gathered))
                 raise

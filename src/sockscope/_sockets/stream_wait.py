@@ -43,6 +43,7 @@ class WaitingStream(BaseSocket):
 
     __slots__ = (
         "_latest_wait",
+        "_layer_fault",
         "_look_at",
         "_read_due",
         "_reader",
@@ -72,6 +73,9 @@ class WaitingStream(BaseSocket):
         self._send_timeout = finite(requested.send_timeout)
         self._read_due = self._write_due = math.inf
         self._look_at = math.inf
+        # What broke the connection above the kernel's stream or beside it: what a layer such
+        # as TLS has found in it, or a wait that failed.
+        self._layer_fault: BaseException | None = None
         # Tasks asleep by Trio's own call, whom closing has to wake.
         self._trio_waits = 0
         # Where a task waits for urgent data; None while none does.
@@ -200,7 +204,7 @@ class WaitingStream(BaseSocket):
     def _cannot_wait(self, exc: OSError) -> trio.BrokenResourceError:
         """The wait itself failed (epoll_ctl: ENOMEM, ENOSPC): an error, for a hang is worse."""
         broken = trio.BrokenResourceError(f"cannot wait for the stream {self._describe()}: {exc}")
-        broken.__cause__ = exc
+        broken.__cause__ = self._layer_fault = exc
         return broken
 
     def _join_engine(self) -> bool:

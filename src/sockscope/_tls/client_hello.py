@@ -67,7 +67,7 @@ class _Choice:
 
     remote_address: Any
     context: ssl.SSLContext | None = None
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
 
 class HelloReader:
@@ -123,6 +123,8 @@ class HelloReader:
         except ssl.SSLError as exc:
             if choice.context is not None:
                 return choice.context, bytes(received)
+            if choice.failure is not None and not isinstance(choice.failure, Exception):
+                raise choice.failure from None
             if await send_alert(transport, outgoing):
                 await let_alert_arrive(transport)
             raise self._refusal(exc, choice, peer_in_words(transport, None)) from (
@@ -150,8 +152,11 @@ class HelloReader:
         except NoSuchServer as exc:
             choice.failure = exc
             return int(ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME)
-        except Exception as exc:
+        except BaseException as exc:
+            # OpenSSL would swallow it: Ctrl-C and sys.exit as well.
             choice.failure = exc
+            if not isinstance(exc, Exception):
+                return int(ssl.ALERT_DESCRIPTION_INTERNAL_ERROR)
             logger.exception(
                 "no TLS context for %s from %s: the callable failed",
                 name or "a client that names no server",

@@ -25,6 +25,7 @@ import idna  # Trio depends on it: names must be encoded as it encodes them
 import trio
 
 from sockscope._core.errors import HandshakeError
+from sockscope._sockets.stream_wait import WaitingStream
 from sockscope._tls.faults import (
     handshake_error,
     in_words,
@@ -167,7 +168,17 @@ class TLSDriver(TLSInformation):
         # A broken stream's own cause is the system's error: that is the one to tell.
         is_stream_s = isinstance(cause, trio.BrokenResourceError)
         error.__cause__ = cause.__cause__ if is_stream_s else cause
+        if not is_stream_s:
+            self._tell_below(cause)
         return error
+
+    def _tell_below(self, cause: Exception) -> None:
+        """Let a server know that this is its connection's own end, and no handler's fault."""
+        transport: object = self._transport
+        while isinstance(transport, TLSDriver):
+            transport = transport._transport
+        if isinstance(transport, WaitingStream) and transport._layer_fault is None:
+            transport._layer_fault = cause
 
     def _check_open(self, step: str) -> None:
         if self._closed:

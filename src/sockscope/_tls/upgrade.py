@@ -70,6 +70,11 @@ def tls_upgrade(
     """
     if not isinstance(context, ssl.SSLContext) and not callable(context):
         raise TypeError(f"context must be an ssl.SSLContext or a callable, not {context!r}")
+    if not isinstance(server_hostname, (str, bytes, type(None))):
+        raise TypeError(f"server_hostname must be a str or None, not {server_hostname!r}")
+    for name, value in (("server_side", server_side), ("https_compatible", https_compatible)):
+        if not isinstance(value, (bool, type(None))):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
     reader = None if isinstance(context, ssl.SSLContext) else HelloReader(context)
 
     async def shake_hands(stream: trio.abc.Stream) -> TLSStream:
