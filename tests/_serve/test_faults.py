@@ -131,7 +131,10 @@ async def a_listener_fails(number, both):
 
 
 async def listeners_fail(numbers):
-    return [[await a_listener_fails(number, both) for both in (False, True)] for number in numbers]
+    return [
+        [await a_listener_fails(number, False), await a_listener_fails(number, True)]
+        for number in numbers
+    ]
 
 
 def test_a_listener_fails_for_good(run_under_faults):
