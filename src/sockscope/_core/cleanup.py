@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol
 
+import trio
+
 
 class Closable(Protocol):
     """Anything with a plain ``close()``: sockets of Trio and of the standard library."""
@@ -27,6 +29,7 @@ class close_on_error:  # in lower case, as it is used like a function
     def __enter__(self) -> None:
         pass
 
+    @trio.lowlevel.enable_ki_protection  # or a second Ctrl-C leaves it open
     def __exit__(
         self,
         kind: type[BaseException] | None,

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+import trio
+
 from sockscope._sockets.passive import PassiveSocket
 
 LOGGER: Final = logging.getLogger("sockscope.server")
@@ -20,6 +22,8 @@ BATCH: Final = 64
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
+# A Ctrl-C between accept(2) and the connection's task would leave a socket to nobody.
+@trio.lowlevel.enable_ki_protection
 def accept_batch(passive: PassiveSocket, begin: Callable[..., object], limit: int) -> int:
     """Take what is in the queue, up to *limit*, and begin each connection; how many they were.
 
