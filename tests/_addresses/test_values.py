@@ -338,7 +338,17 @@ class TestValues:
         for field in dataclasses.fields(address):
             with pytest.raises(FrozenInstanceError):
                 setattr(address, field.name, getattr(address, field.name))
+            with pytest.raises(FrozenInstanceError):
+                delattr(address, field.name)
         assert not hasattr(address, "__dict__")
+
+    @pytest.mark.parametrize("address", SAMPLES, ids=str)
+    @pytest.mark.parametrize("name", ["number", "family", "sockaddr"])
+    def test_frozen_for_names_that_are_no_fields(self, address, name):
+        with pytest.raises(FrozenInstanceError, match=f"cannot assign to '{name}'"):
+            setattr(address, name, 3)
+        with pytest.raises(FrozenInstanceError, match=f"cannot delete '{name}'"):
+            delattr(address, name)
 
     def test_the_base_is_abstract(self):
         with pytest.raises(TypeError):

@@ -52,6 +52,8 @@ class TestValue:
         options = SocketOptions(nodelay=True)
         with pytest.raises(dataclasses.FrozenInstanceError):
             options.nodelay = False
+        with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign to 'no_delay'"):
+            options.no_delay = False
         assert not hasattr(options, "__dict__")
 
     def test_hashable_equal_and_picklable_with_every_field(self):

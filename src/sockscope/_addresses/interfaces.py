@@ -11,8 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from sockscope._core.errors import UnknownInterfaceError
+from sockscope._core.frozen import refuse_changes
 
 
+@refuse_changes
 @dataclass(frozen=True, slots=True)
 class InterfaceAddress:
     """One address of a network interface.
@@ -35,6 +37,7 @@ class InterfaceAddress:
     peer: IPv4Address | IPv6Address | None = None
 
 
+@refuse_changes
 @dataclass(frozen=True, slots=True)
 class NetworkInterface:
     """A network interface.

@@ -23,6 +23,7 @@ from sockscope._addresses.resolver import (
 )
 from sockscope._addresses.values import InternetAddress, check_port, parse_port
 from sockscope._core.errors import ResolverError, UnknownProtocolError, socket_error
+from sockscope._core.frozen import refuse_changes
 
 # For getaddrinfo(3) and getnameinfo(3). The socket module's getservbyname and
 # getservbyport read a buffer that all threads share after they have let go of the
@@ -38,6 +39,7 @@ PROTOCOLS_FILE = Path(
 )
 
 
+@refuse_changes
 @dataclass(frozen=True, slots=True)
 class Service:
     """A service of the system's list, see `lookup_service`.
@@ -53,6 +55,7 @@ class Service:
     protocol: str
 
 
+@refuse_changes
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """A protocol of the system's list, see `lookup_protocol`.
@@ -68,6 +71,7 @@ class Protocol:
     aliases: tuple[str, ...] = ()
 
 
+@refuse_changes
 @dataclass(frozen=True, slots=True)
 class HostInfo:
     """What is known of a host, see `lookup_host`. Iterable over its addresses.

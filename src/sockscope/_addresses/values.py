@@ -22,6 +22,7 @@ from sockscope._addresses.hosts import (
     parse_scope,
 )
 from sockscope._core.errors import SocketError
+from sockscope._core.frozen import refuse_changes
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -90,6 +91,7 @@ class Address(ABC):
         return self._key < other._key
 
 
+@refuse_changes
 @dataclass(frozen=True, slots=True)
 class InternetAddress(Address):
     """A host and a port.
@@ -175,6 +177,7 @@ class InternetAddress(Address):
         return f"[{format_host(self.host)}{scope}]:{self.port}{flow}"
 
 
+@refuse_changes
 @dataclass(frozen=True, slots=True)
 class LocalAddress(Address):
     """A socket in the file system, or a name in Linux's abstract namespace (unix(7)).

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sockscope._core.errors import UnknownOptionError
+from sockscope._core.frozen import refuse_changes
 from sockscope._options.codec import INT_MAX, Int, bytes_to_text, text_to_bytes, wrong_type
 from sockscope._options.codec_struct import FrozenMapping
 from sockscope._options.kernel import SocketLike
@@ -111,6 +112,7 @@ def _with_hints(cls: type[T]) -> type[T]:
 
 
 @_with_hints
+@refuse_changes
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class SocketOptions(OptionFields):
     """Socket options by name; None, everywhere the default, leaves the system's or sockscope's.
