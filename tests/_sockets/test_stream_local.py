@@ -192,6 +192,7 @@ class TestDescriptors:
             (b"x", ["0"], TypeError, "a descriptor is a number"),
             (b"x", [True], TypeError, "a descriptor is a number"),
             (b"x", [-1], ValueError, "closed"),
+            (b"x", [0, 2**40], ValueError, f"no descriptor has the number {2**40}"),
             (b"x", [999999], SocketError, "Bad file descriptor"),
         ],
     )

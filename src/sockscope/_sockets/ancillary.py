@@ -24,6 +24,7 @@ _SCM_PIDFD: Final = 4
 #: Received descriptors are close-on-exec from the start, where the system can.
 CLOSE_ON_EXEC: Final = getattr(stdlib_socket, "MSG_CMSG_CLOEXEC", 0)
 _FIT: Final = array.array("i").itemsize
+_LARGEST_DESCRIPTOR: Final = 256**_FIT // 2 - 1
 # What SO_PASSCRED, SO_PASSPIDFD and SO_PASSSEC put beside the descriptors: a struct
 # ucred, a descriptor, and a label. Without room for them the descriptors would be cut.
 _OTHER_MESSAGES: Final = (12, 4, 256)
@@ -44,7 +45,7 @@ def number_of(descriptor: int | HasDescriptor) -> int:
 
     Raises:
       TypeError: it is neither a number nor has one.
-      ValueError: it is closed.
+      ValueError: it is closed, or larger than any descriptor.
     """
     fileno = getattr(descriptor, "fileno", None)
     number = descriptor if fileno is None else fileno()
@@ -52,6 +53,8 @@ def number_of(descriptor: int | HasDescriptor) -> int:
         raise TypeError(f"a descriptor is a number, or has a fileno(), not {descriptor!r}")
     if number < 0:
         raise ValueError(f"{descriptor!r} is closed: it has no descriptor")
+    if number > _LARGEST_DESCRIPTOR:
+        raise ValueError(f"no descriptor has the number {number}")
     return number
 
 
