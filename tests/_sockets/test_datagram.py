@@ -305,6 +305,16 @@ class TestTruncation:
             with pytest.raises(trio.WouldBlock):  # the rest of each is gone
                 await receiver.receive_from(dont_wait=True)
 
+    @pytest.mark.parametrize("kind", KINDS)
+    async def test_strict_says_of_a_peek_that_nothing_is_lost(self, kind, tmp_path):
+        async with pair(kind, tmp_path=tmp_path) as (receiver, sender):
+            await sender.send_to(b"0123456789", receiver.local_address)
+            with pytest.raises(TruncatedError, match="still in the queue") as info:
+                await receiver.receive_from(3, peek=True, strict=True)
+            assert "lost" not in str(info.value)
+            assert info.value.data == b"012"
+            assert (await receiver.receive_from(strict=True)).data == b"0123456789"
+
     async def test_strict_passes_what_is_whole(self):
         async with pair() as (receiver, sender):
             await sender.send_to(b"0123", receiver.local_address)

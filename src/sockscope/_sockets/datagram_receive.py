@@ -72,7 +72,7 @@ class Receiving(DatagramState):
             connected socket hears of refusals, one with ``receive_errors`` of everything,
             any other of nothing.
           TruncatedError: *strict*, and the datagram was longer; the cut one is in
-            ``.datagram``, and gone from the queue.
+            ``.datagram``, and gone from the queue, unless it was only peeked at.
           trio.WouldBlock: *dont_wait*, and there is none.
           trio.ClosedResourceError: the socket is closed, maybe just now, or was shut down
             for receiving and everything that had come is received.
@@ -99,7 +99,7 @@ class Receiving(DatagramState):
         finally:
             self._receiving = False
         if strict:
-            refuse_truncated(datagram, max_size)
+            refuse_truncated(datagram, max_size, peek=peek)
         return datagram
 
     async def receive_from_into(self, buffer: bytearray | memoryview) -> Datagram:
@@ -403,13 +403,14 @@ def cut(datagram: Datagram, size: int) -> Datagram:
     return datagram._replace(data=datagram.data[:size], truncated=True)
 
 
-def refuse_truncated(datagram: Datagram, size: int) -> None:
+def refuse_truncated(datagram: Datagram, size: int, *, peek: bool = False) -> None:
     """Raise `TruncatedError` if *datagram* was cut."""
     if not datagram.truncated:
         return
+    rest = "it is still in the queue, whole" if peek else "the rest is lost"
     raise TruncatedError(
         errno.EMSGSIZE,
-        f"a datagram from {datagram.address} was longer than max_size={size}; the rest is lost",
+        f"a datagram from {datagram.address} was longer than max_size={size}; {rest}",
         data=datagram.data,
         datagram=datagram,
     )
