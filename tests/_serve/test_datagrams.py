@@ -6,6 +6,7 @@ import errno
 import logging
 import math
 import socket as stdlib_socket
+import struct
 import sys
 
 import pytest
@@ -389,6 +390,162 @@ class TestEnding:
                 await client.receive_from()
 
         assert await cancel_everywhere(use) > 5
+
+
+# -- peers that do not read, or have gone ---------------------------------------------------
+
+
+async def flood(server, path, count=200):
+    """A local peer that asks *count* times and never reads an answer."""
+    bad = stdlib_socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_DGRAM)
+    bad.setblocking(False)
+    bad.bind(str(path))
+    target = server.addresses[0].sockaddr
+    for _ in range(count):
+        try:
+            bad.sendto(b"x", target)
+        except BlockingIOError:
+            # The server's own queue is full: it is to go on taking from it.
+            await trio.testing.wait_all_tasks_blocked()
+            bad.sendto(b"x", target)
+    return bad
+
+
+class TestPeersThatDoNotRead:
+    @pytest.mark.parametrize("bad_peers", [1, 5])
+    @pytest.mark.parametrize("sessions", [False, True])
+    async def test_hold_nobody_else_up(self, tmp_path, autojump_clock, caplog, sessions, bad_peers):
+        handler = echo_session if sessions else echo
+        async with serve_datagrams(tmp_path / "server", handler, sessions=sessions) as server:
+            bad = [await flood(server, tmp_path / f"bad{i}") for i in range(bad_peers)]
+            async with opened(remote=server.addresses[0], local=tmp_path / "good") as good:
+                for _ in range(100):
+                    began = trio.current_time()
+                    await good.send_to(b"hello")
+                    assert (await good.receive_from()).data == b"hello"
+                    assert trio.current_time() - began < 0.5
+                    await trio.sleep(0.1)
+            figures = server.statistics()
+            assert figures.handler_errors == 0
+            assert figures.network_errors > 0
+            assert accounted(server)
+            for sock in bad:
+                sock.close()
+        assert caplog.records == []
+
+    async def test_hold_one_task_up_once_in_a_while(self, tmp_path, autojump_clock):
+        async with serve_datagrams(tmp_path / "server", echo, max_tasks=1) as server:
+            bad = await flood(server, tmp_path / "bad", 100)
+            await trio.sleep(4)
+            # One wait of three seconds for all of them.
+            figures = server.statistics()
+            assert (figures.handled, figures.active) == (100, 0)
+            assert 80 < figures.network_errors < 100
+            # Once it reads, it is answered again.
+            for _ in range(100 - figures.network_errors):
+                assert bad.recv(10) == b"x"
+            with pytest.raises(BlockingIOError):
+                bad.recv(10)
+            bad.sendto(b"again", server.addresses[0].sockaddr)
+            await trio.testing.wait_all_tasks_blocked()
+            assert bad.recv(10) == b"again"
+            bad.close()
+
+    async def test_a_burst_is_answered_in_full(self, tmp_path):
+        async with serve_datagrams(tmp_path / "server", echo) as server:
+            async with opened(remote=server.addresses[0], local=tmp_path / "client") as client:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client.send_many, [(b"%d" % i, None) for i in range(300)])
+                    answers = {(await client.receive_from()).data for _ in range(300)}
+            assert answers == {b"%d" % i for i in range(300)}
+
+    async def test_do_not_end_a_server_that_raises(self, tmp_path, autojump_clock):
+        path = tmp_path / "server"
+        async with serve_datagrams(path, echo, handler_errors="raise") as server:
+            bad = await flood(server, tmp_path / "bad")
+            await trio.sleep(10)
+            assert server.statistics().network_errors > 100
+            bad.close()
+
+
+class TestPeersThatHaveGone:
+    @pytest.mark.parametrize("how", ["removed", "closed", "nameless", "a stream's", "elsewhere"])
+    @pytest.mark.parametrize("policy", ["log", "raise"])
+    async def test_are_counted(self, tmp_path, caplog, how, policy):
+        local, path = tmp_path / "server", tmp_path / "client"
+        async with serve_datagrams(local, echo, handler_errors=policy) as server:
+            with stdlib_socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_DGRAM) as plain:
+                if how != "nameless":
+                    plain.bind(str(path))
+                plain.sendto(b"x", str(local))
+                other = await self.make_gone(how, plain, path)
+                await soon(lambda: server.statistics().network_errors == 1)
+                other.close()
+            assert server.statistics().handler_errors == 0
+            async with opened(remote=server.addresses[0], local=tmp_path / "good") as good:
+                await good.send_to(b"hello")
+                assert (await good.receive_from()).data == b"hello"
+            assert accounted(server)
+        assert caplog.records == []
+
+    async def make_gone(self, how, plain, path):
+        kind = stdlib_socket.SOCK_STREAM if how == "a stream's" else stdlib_socket.SOCK_DGRAM
+        other = stdlib_socket.socket(stdlib_socket.AF_UNIX, kind)
+        if how in ("removed", "a stream's"):
+            path.unlink()
+        if how == "a stream's":
+            other.bind(str(path))
+        elif how == "elsewhere":
+            # It hears from its own peer alone from now on.
+            other.bind(f"{path}.other")
+            plain.connect(f"{path}.other")
+        elif how != "nameless":
+            plain.close()
+        return other
+
+    async def test_a_session_too(self, tmp_path, caplog):
+        async with serve_datagrams(tmp_path / "server", echo_session, sessions=True) as server:
+            with stdlib_socket.socket(stdlib_socket.AF_UNIX, stdlib_socket.SOCK_DGRAM) as plain:
+                plain.bind(str(tmp_path / "client"))
+                plain.sendto(b"x", str(tmp_path / "server"))
+            await soon(lambda: server.statistics().network_errors == 1)
+            assert server.statistics()[5:7] == (0, 0)
+        assert caplog.records == []
+
+    @pytest.mark.parametrize("policy", ["log", "raise"])
+    async def test_one_without_a_port_too(self, caplog, policy):
+        """Anybody can send it, to any server."""
+        try:
+            raw = stdlib_socket.socket(
+                stdlib_socket.AF_INET, stdlib_socket.SOCK_RAW, stdlib_socket.IPPROTO_UDP
+            )
+        except PermissionError:
+            pytest.skip("raw sockets need CAP_NET_RAW")
+        async with serve_datagrams(ANY, echo, handler_errors=policy) as server:
+            with raw:
+                port = server.addresses[0].port
+                raw.sendto(struct.pack("!4H", 0, port, 9, 0) + b"x", ("127.0.0.1", 0))
+            await soon(lambda: server.statistics().network_errors == 1)
+        assert caplog.records == []
+
+    @pytest.mark.parametrize("fault", ["another socket", "another error", "too long"])
+    async def test_what_is_the_handlers_own_is_logged(self, tmp_path, caplog, fault):
+        async def handler(datagram, socket):
+            if fault == "another socket":
+                async with opened(local=tmp_path / "another") as another:
+                    await another.send_to(b"x", tmp_path / "nobody")
+            elif fault == "another error":
+                raise FileNotFoundError(errno.ENOENT, "mine")
+            else:
+                await socket.reply(datagram, bytes(1_000_000))
+
+        async with serve_datagrams(tmp_path / "server", handler) as server:
+            async with opened(remote=server.addresses[0], local=tmp_path / "client") as client:
+                await client.send_to(b"hello")
+                await soon(lambda: server.statistics().handled == 1)
+            figures = server.statistics()
+            assert (figures.handler_errors, figures.network_errors) == (1, 0)
+        assert len(caplog.records) == 1
 
 
 # -- sessions -----------------------------------------------------------------------------

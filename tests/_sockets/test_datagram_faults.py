@@ -383,12 +383,15 @@ class TestNoRoom:
     async def test_a_shared_socket_lets_senders_wait_in_turn(self, tmp_path):
         async with pair("local", tmp_path=tmp_path) as (receiver, sender):
             await sender.connect(receiver.local_address)
-            sender._share()
+            sender._share(9)
             await fill(sender, receiver)
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
                     nursery.start_soon(sender.send_to, b"more")
                 await trio.testing.wait_all_tasks_blocked()
+                # Who does not want to wait need not wait for a turn either.
+                with pytest.raises(trio.WouldBlock):
+                    await sender.send_to(b"another", dont_wait=True)
                 found = []
                 while found.count(b"more") < 5:
                     found.append((await receiver.receive_from()).data)
@@ -400,6 +403,122 @@ class TestNoRoom:
                 await sender.send_to(b"last", receiver.local_address)
             assert scope.cancelled_caught
             assert len(await drain(receiver)) == sent
+
+
+class TestNoRoomOnASharedSocket:
+    """A server's: its handlers send to many destinations, some of which do not read."""
+
+    async def test_one_destinations_waits_end_together(self, tmp_path, autojump_clock):
+        ended = []
+
+        async def send(sender, target):
+            with pytest.raises(DatagramError, match="cannot send") as info:
+                await sender.send_to(b"more", target)
+            assert info.value.errno == errno.EAGAIN
+            ended.append(trio.current_time())
+
+        async with pair("local", tmp_path=tmp_path) as (receiver, sender):
+            sender._share(9)
+            await fill(sender, receiver)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send, sender, receiver.local_address)
+                await trio.sleep(1)
+                for _ in range(8):
+                    nursery.start_soon(send, sender, receiver.local_address)
+            assert len(ended) == 9
+            assert 3 <= min(ended) <= max(ended) < 3.1
+            # From now on nobody waits for it, for a while.
+            began = trio.current_time()
+            await trio.sleep(9)
+            await send(sender, receiver.local_address)
+            assert ended[-1] == began + 9
+            await trio.sleep(5)
+            await send(sender, receiver.local_address)
+            assert 17 <= ended[-1] - began < 17.1
+
+    async def test_others_are_sent_to_meanwhile(self, tmp_path, autojump_clock):
+        async with pair("local", tmp_path=tmp_path) as (receiver, sender):
+            sender._share(9)
+            await fill(sender, receiver)
+            async with opened(local=tmp_path / "other") as other, trio.open_nursery() as nursery:
+                nursery.start_soon(sender.send_to, b"last", receiver.local_address)
+                await trio.testing.wait_all_tasks_blocked()
+                await fill(sender, other)
+                nursery.start_soon(sender.send_to, b"last", other.local_address)
+                await trio.testing.wait_all_tasks_blocked()
+                # The second to wait is the first to be sent.
+                while (await other.receive_from()).data != b"last":
+                    pass
+                assert trio.current_time() < 0.1
+                await drain(receiver)
+
+    async def test_one_that_reads_slowly_is_waited_for(self, tmp_path, autojump_clock):
+        async with pair("local", tmp_path=tmp_path) as (receiver, sender):
+            sender._share(9)
+            await fill(sender, receiver)
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(sender.send_to, b"more", receiver.local_address)
+                found = []
+                while found.count(b"more") < 5:
+                    await trio.sleep(2)
+                    found.append((await receiver.receive_from()).data)
+            assert trio.current_time() > 9
+
+    async def test_only_so_many_wait_for_long(self, tmp_path, autojump_clock):
+        ended = []
+
+        async def send(sender, target):
+            with pytest.raises(DatagramError):
+                await sender.send_to(b"more", target)
+            ended.append(trio.current_time())
+
+        async with pair("local", tmp_path=tmp_path) as (receiver, sender):
+            sender._share(3)
+            await fill(sender, receiver)
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(send, sender, receiver.local_address)
+                await trio.sleep(0.2)
+                assert ended == []
+                await trio.sleep(1)
+                assert len(ended) == 7
+                await send(sender, receiver.local_address)
+                assert ended[-1] == trio.current_time()
+            assert len(ended) == 11
+            assert min(ended[-3:]) >= 3
+
+    @pytest.mark.parametrize(
+        ("number", "is_peers"),
+        [(errno.EHOSTUNREACH, True), (errno.ENETUNREACH, True), (errno.EINVAL, False)],
+    )
+    async def test_whose_fault_an_error_is(self, number, is_peers):
+        async with pair() as (receiver, sender):
+            for shared in (False, True):
+                if shared:
+                    sender._share(9)
+                sender._sock = Spy(sender._sock, sendto=[number, number])
+                with pytest.raises(DatagramError) as info:
+                    await sender.send_to(b"hello", receiver.local_address)
+                assert sender._is_peers_fault(info.value) == (is_peers and shared)
+                assert not sender._is_peers_fault(OSError(number, "another's"))
+
+    async def test_what_is_known_does_not_pile_up(self, tmp_path, autojump_clock):
+        async with opened(local=tmp_path / "sender") as sender:
+            sender._share(9)
+            for index in range(5):
+                async with opened(local=tmp_path / f"{index}") as receiver:
+                    await fill(sender, receiver)
+                    with pytest.raises(DatagramError):
+                        await sender.send_to(b"last", receiver.local_address)
+                assert len(sender._full._queues) == 1
+                await trio.sleep(60)
+            async with opened(local=tmp_path / "reads") as receiver:
+                await fill(sender, receiver)
+                with trio.move_on_after(0.1):
+                    await sender.send_to(b"last", receiver.local_address)
+            # Not even the one that was given up.
+            assert len(sender._full._queues) == 0
 
 
 async def fill(sender, receiver):

@@ -68,9 +68,11 @@ class DatagramServerStatistics(NamedTuple):
     active: int
     """Handlers that run now; with sessions: sessions that have not ended."""
     handler_errors: int
-    """Handlers that have failed."""
+    """Handlers that have failed, but for those by a peer's doing."""
     network_errors: int
-    """Reports of the network that an answer did not arrive (with ``receive_errors``)."""
+    """Reports that an answer did not arrive: by the network (with ``receive_errors``), or by
+    the send that a handler has failed with, to a peer that cannot be reached, has gone or
+    does not read."""
     refused_peers: int
     """Datagrams of new peers above ``max_peers``; they are among those dropped."""
 
@@ -173,8 +175,10 @@ class DatagramServer:
         """Begin to receive."""
         self._nursery = nursery
         self._receiving = len(self._sockets)
+        # A session has its task to itself, and holds up nobody.
+        most = math.inf if self._settings.sessions else max(1, self._settings.max_tasks // 2)
         for socket in self._sockets:
-            socket._share()
+            socket._share(most)
             nursery.start_soon(self._receive_from, socket)
         if self._settings.sessions and self._settings.idle_timeout != math.inf:
             nursery.start_soon(self._end_idle_sessions)
@@ -254,7 +258,13 @@ class DatagramServer:
             self._progress.unpark_all()
 
     def _failed(self, exc: Exception, subject: object, peer: Address) -> None:
-        """Deal with what a handler raised, as ``handler_errors`` says."""
+        """Deal with what a handler raised, as ``handler_errors`` says.
+
+        A peer that cannot be answered is no error of the handler that tries to.
+        """
+        if any(socket._is_peers_fault(exc) for socket in self._sockets):
+            self._counters.network_errors += 1
+            return
         self._counters.handler_errors += 1
         policy = self._settings.handler_errors
         if policy == "raise":

@@ -73,8 +73,8 @@ def serve_datagrams(
       handler: ``async def handler(datagram, socket)``; ``await socket.reply(datagram,
         data)`` answers. With *sessions* ``async def handler(session)``, once for each
         peer. Without one the body takes the peers' sessions by `DatagramServer.accept`.
-      max_tasks: how many handlers of datagrams run at once. They share the socket: sends
-        that have to wait take turns.
+      max_tasks: how many handlers of datagrams run at once. They share the socket; at most
+        half of them wait for long for local peers that do not read.
       max_queue: how many datagrams wait for a handler, or with sessions for each peer's;
         what comes above that is dropped, and counted.
       options: set on the sockets before they are bound; ``packet_info`` is underneath, so
@@ -95,7 +95,10 @@ def serve_datagrams(
     received), cancels what is left after *drain_timeout*, and closes everything. An
     exception or cancellation skips the wait.
 
-    No peer can stop it: what the network reports of answers that did not arrive is counted.
+    No peer can stop it, or hold it up: what the network reports of answers that did not
+    arrive is counted. So is the `DatagramError` of a send that a handler fails with, if the
+    peer cannot be reached, has gone or does not read: it is no error of the handler. An
+    answer waits 3 s for room in a local peer's queue, and in the 10 s after that not at all.
 
     Raises:
       SocketError, OptionError, ResolverError: a socket could not be opened; none is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket as stdlib_socket
+import weakref
 from collections.abc import Callable
 
 import trio
@@ -17,6 +18,7 @@ from sockscope._sockets.ancillary_datagram import UDP, UDP_GRO
 from sockscope._sockets.base import AnySocket
 from sockscope._sockets.datagram_batch import BatchSending
 from sockscope._sockets.datagram_receive import ROOM, Receiving
+from sockscope._sockets.datagram_room import FullQueues
 from sockscope._sockets.datagram_types import Datagram
 from sockscope._sockets.faults import ALREADY_GONE
 from sockscope._sockets.multicast import (
@@ -239,6 +241,12 @@ class DatagramSocket(Receiving, BatchSending, trio.abc.AsyncResource):
         self._joins = False
         self._update_room()
 
-    def _share(self) -> None:
-        """Let sends of several tasks wait in turn: a server's handlers share its socket."""
+    def _share(self, most_waiting: float) -> None:
+        """Let sends of several tasks wait: a server's handlers share its socket.
+
+        Args:
+          most_waiting: how many may wait for longer than a burst.
+        """
         self._turn = trio.Lock()
+        self._full = FullQueues(most_waiting)
+        self._peers_faults = weakref.WeakSet()

@@ -10,10 +10,16 @@
 
 "Again" is once: the error is kept for the next receive, unless it comes a second time. Then
 it is this datagram's own.
+
+On a server's socket many tasks send. Those that wait until writable take turns; those that
+wait by the clock do so side by side, as `sockscope._sockets.datagram_room` says, so that a
+full destination holds up no other. And what a peer brings about there is remembered as its
+own, for the server not to take it for a fault of the handler.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import socket as stdlib_socket
@@ -28,6 +34,7 @@ from sockscope._addresses.values import LocalAddress
 from sockscope._core.errors import DatagramError, words_for
 from sockscope._sockets.ancillary_datagram import is_link_local, source_message
 from sockscope._sockets.base import AF_UNIX, error_of
+from sockscope._sockets.datagram_room import FullQueues, Pauses
 from sockscope._sockets.datagram_state import UNKNOWN, DatagramState
 from sockscope._sockets.datagram_types import Datagram
 from sockscope._sockets.error_queue import NETWORK_ERRORS
@@ -39,10 +46,26 @@ _DONT_ROUTE: Final = stdlib_socket.MSG_DONTROUTE
 _CONFIRM: Final = getattr(stdlib_socket, "MSG_CONFIRM", 0)
 _MORE: Final = getattr(stdlib_socket, "MSG_MORE", 0)
 
-_FIRST_PAUSE: Final = 0.001
-_LONGEST_PAUSE: Final = 0.05
-# Some sixty tries: a queue that has not moved by then is no short burst.
-_PATIENCE: Final = 3.0
+# What a local peer can make of a send to it, by its path, mode, peer or silence (unix(7)).
+_LOCAL_PEERS_ERRORS: Final = frozenset(
+    {
+        errno.EAGAIN,  # it does not read
+        errno.ENOENT,
+        errno.ECONNREFUSED,
+        errno.ENOTCONN,
+        errno.EPIPE,
+        errno.ECONNRESET,
+        errno.EPERM,  # it is connected to another
+        errno.EACCES,
+        errno.ENOTDIR,
+        errno.ELOOP,
+        errno.EPROTOTYPE,  # a stream's socket is at the path now
+    }
+)
+# Anybody can put an address into a datagram that has no way back.
+_UNREACHABLE: Final = frozenset(
+    {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN}
+)
 
 Data = bytes | bytearray | memoryview
 
@@ -84,11 +107,13 @@ class Sending(DatagramState):
         Raises:
           DatagramError: it cannot be sent. ``EMSGSIZE``: it is too long, ``mtu`` says for
             what; ``EDESTADDRREQ``: there is no address; ``ENOBUFS``: the interface's queue
-            was full for 3 s; ``EAGAIN``: a local receiver's was.
+            was full for 3 s; ``EAGAIN``: a local receiver's was. On a server's socket also
+            sooner, so that a peer that does not read holds up no other: see
+            `serve_datagrams`.
           ResolverError: the name is unknown, or has no address of the socket's family.
           trio.WouldBlock: *dont_wait*, and there is no room.
           trio.ClosedResourceError: the socket is closed.
-          trio.BusyResourceError: another task is waiting for room.
+          trio.BusyResourceError: another task is waiting for room; not on a server's socket.
 
         Where the system reports that an *earlier* datagram was refused, this one is sent
         all the same, and the next receive raises the report. That one was sent does not
@@ -145,10 +170,12 @@ class Sending(DatagramState):
         """
         if self._family == AF_UNIX:
             if datagram.address == LocalAddress.unnamed:
-                raise DatagramError(
+                error = DatagramError(
                     errno.EDESTADDRREQ,
                     "cannot answer: the sender is a local socket without an address",
                 )
+                self._blame_peer(error)
+                raise error
             return await self.send_to(data, datagram.address)
         target = self._sockaddr_of(datagram.address)
         attempt = functools.partial(self._answer_now, data, self._source_of(datagram), target)
@@ -202,49 +229,54 @@ class Sending(DatagramState):
         dont_wait: bool = False,
     ) -> int:
         """Try *attempt*, which has failed with *exc*, until it succeeds or must fail."""
-        if self._turn is not None:
-            async with self._turn:
-                return await self._send_in_turn(exc, attempt, target, size, dont_wait)
+        if self._full is not None:
+            return await self._send_waiting(exc, attempt, target, size, dont_wait, self._full)
         if self._sending:
             if dont_wait and isinstance(exc, BlockingIOError):
                 raise trio.WouldBlock from None
             raise trio.BusyResourceError("another task is already sending on this socket")
         self._sending = True
         try:
-            return await self._send_in_turn(exc, attempt, target, size, dont_wait)
+            return await self._send_waiting(exc, attempt, target, size, dont_wait, FullQueues())
         finally:
             self._sending = False
 
-    async def _send_in_turn(
-        self, exc: OSError, attempt: Callable[[], int], target: Any, size: int, dont_wait: bool
+    async def _send_waiting(
+        self,
+        exc: OSError,
+        attempt: Callable[[], int],
+        target: Any,
+        size: int,
+        dont_wait: bool,
+        full: FullQueues,
     ) -> int:
-        clock = _Clock()
         waited = False
         again = False
         suspected: DatagramError | None = None
-        while True:
-            if isinstance(exc, BlockingIOError) or exc.errno == errno.ENOBUFS:
-                if dont_wait:
-                    raise trio.WouldBlock from None
-                if clock.is_over:
+        with Pauses(full, target) as pauses:
+            while True:
+                if isinstance(exc, BlockingIOError) or exc.errno == errno.ENOBUFS:
+                    if dont_wait:
+                        raise trio.WouldBlock from None
+                    if not await self._wait_for_room(exc, target, pauses):
+                        raise self._send_error(exc, target, size) from exc
+                    waited = True
+                elif again or not self._may_be_an_earlier_ones(exc):
                     raise self._send_error(exc, target, size) from exc
-                await self._wait_for_room(exc, target, clock)
-                waited = True
-            elif again or not self._may_be_an_earlier_ones(exc):
-                raise self._send_error(exc, target, size) from exc
-            else:
-                again = True
-                suspected = self._hear(exc)[0]
-            try:
-                sent = attempt()
-            except OSError as latest:
-                exc = latest
-                continue
-            if suspected is not None:
-                self._latch(suspected)
-            if not waited:
-                await cancel_shielded_checkpoint()
-            return sent
+                else:
+                    again = True
+                    suspected = self._hear(exc)[0]
+                try:
+                    sent = attempt()
+                except OSError as latest:
+                    exc = latest
+                    continue
+                pauses.sent()
+                if suspected is not None:
+                    self._latch(suspected)
+                if not waited:
+                    await cancel_shielded_checkpoint()
+                return sent
 
     def _may_be_an_earlier_ones(self, exc: OSError) -> bool:
         # A local socket hears of its own datagram only, and a second try would find it
@@ -262,15 +294,20 @@ class Sending(DatagramState):
             self._latch(error)
         return suspected, mtu
 
-    async def _wait_for_room(self, exc: OSError, target: Any, clock: _Clock) -> None:
-        """Wait as long as it makes sense: poll tells the truth about our own buffer only."""
+    async def _wait_for_room(self, exc: OSError, target: Any, pauses: Pauses) -> bool:
+        """Wait as long as it makes sense: poll tells the truth about our own buffer only.
+
+        Returns:
+          False, at once, where it makes no sense any more.
+        """
         if exc.errno == errno.ENOBUFS or (self._family == AF_UNIX and target is not None):
-            await clock.sleep()
-            return
+            return await pauses.sleep()
         try:
-            await self._wait(self._wait_writable)
+            async with self._turn or contextlib.nullcontext():
+                await self._wait(self._wait_writable)
         except OSError as failure:
             raise error_of(failure, self, f"wait for the socket {self._describe()}") from failure
+        return True
 
     def _send_error(self, exc: OSError, target: Any, size: int, sent: int = 0) -> Exception:
         """What a datagram that cannot be sent raises."""
@@ -282,25 +319,27 @@ class Sending(DatagramState):
         if exc.errno == errno.EMSGSIZE and self._family != AF_UNIX:
             mtu = self._hear(exc)[1] or path_mtu(self._sock, target)
             words += "" if mtu is None else f" (the path's MTU is {mtu} bytes)"
-        return DatagramError(
+        error = DatagramError(
             exc.errno, f"cannot send {size} bytes to {to}: {words}", address=to, mtu=mtu, sent=sent
         )
+        if self._is_peers_doing(exc.errno, target):
+            self._blame_peer(error)
+        return error
 
+    def _is_peers_doing(self, number: int | None, target: Any) -> bool:
+        if self._family == AF_UNIX:
+            return number in _LOCAL_PEERS_ERRORS
+        # Port 0 says that there is nobody to answer (RFC 768).
+        nobody = number == errno.EINVAL and target is not None and target[1] == 0
+        return nobody or number in _UNREACHABLE
 
-class _Clock:
-    """Pauses of 1 ms doubling to 50 ms, for as long as our patience lasts."""
+    def _blame_peer(self, error: DatagramError) -> None:
+        """Remember that *error* is a peer's doing, on a socket that has many."""
+        if self._peers_faults is not None:
+            self._peers_faults.add(error)
 
-    def __init__(self) -> None:
-        self._pause = _FIRST_PAUSE
-        self._slept = 0.0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether we have slept long enough."""
-        return self._slept >= _PATIENCE
-
-    async def sleep(self) -> None:
-        """One pause; a checkpoint."""
-        await trio.sleep(self._pause)
-        self._slept += self._pause
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+    def _is_peers_fault(self, exc: Exception) -> bool:
+        """Whether *exc* is what a send on this very socket raised, by the peer's doing."""
+        # Not all exceptions can be looked for in a set.
+        faults = self._peers_faults
+        return faults is not None and isinstance(exc, DatagramError) and exc in faults

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import errno
 import socket as stdlib_socket
+import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from sockscope._core.errors import DatagramError, socket_error, words_for
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.ancillary_datagram import ROOM_FOR_ALL, UDP, UDP_GRO, room_for
 from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket, is_custom
+from sockscope._sockets.datagram_room import FullQueues
 from sockscope._sockets.datagram_types import Datagram, DatagramSocketStatistics
 from sockscope._sockets.disconnect import disconnect
 from sockscope._sockets.error_queue import read_error_queue
@@ -47,6 +49,7 @@ class DatagramState(BaseSocket):
         "_destinations",
         "_errors",
         "_family",
+        "_full",
         "_joins",
         "_largest_segment",
         "_last_designator",
@@ -55,6 +58,7 @@ class DatagramState(BaseSocket):
         "_most_segments",
         "_on_close",
         "_peer",
+        "_peers_faults",
         "_pending",
         "_read_ended",
         "_received",
@@ -100,8 +104,11 @@ class DatagramState(BaseSocket):
         self._errors: collections.deque[DatagramError] = collections.deque(maxlen=_ERRORS_KEPT)
         self._receiving = False
         self._sending = False
-        # Many handlers send on a server's socket: there they take turns where they must wait.
+        # Many handlers send on a server's socket, see `_share`: their turns to wait for our
+        # own buffer, who waits for others', and the errors that were a peer's doing.
         self._turn: trio.Lock | None = None
+        self._full: FullQueues | None = None
+        self._peers_faults: weakref.WeakSet[DatagramError] | None = None
         self._read_ended = False
         self._received = 0
         self._sent = 0
