@@ -6,7 +6,11 @@ import errno
 import gzip
 import io
 import os
+import select
+import socket
+import ssl
 import tempfile
+import threading
 
 import pytest
 import trio
@@ -15,9 +19,14 @@ import trio.testing
 from sockscope._core.errors import SendTimeoutError, SocketError
 from sockscope._open.descriptors import socket_pair
 from sockscope._options.values import SocketOptions
+from sockscope._sockets import file_reading
 from sockscope._sockets import send_file as module
 from sockscope._sockets.custom import CustomStreamSocket
 from sockscope.testing import open_loopback_pair
+
+if os.name == "posix":
+    import fcntl
+    import tty
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB, of which no two pieces are alike by accident
 
@@ -29,6 +38,7 @@ def way(request, monkeypatch):
         pytest.skip("this system has no sendfile")
     if request.param == "reading":
         monkeypatch.setattr(module, "_SENDFILE", None)
+        monkeypatch.setattr(module, "_SPLICE", None)
     return request.param
 
 
@@ -51,6 +61,12 @@ async def received(stream):
     async for piece in stream:
         data += piece
     return bytes(data)
+
+
+async def until(condition):
+    """For what another thread does, of which the loop knows nothing."""
+    while not condition():
+        await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 async def sent_by(stream, peer, *args, **arguments):
@@ -218,6 +234,268 @@ class TestTheDisk:
         assert not module._must_wait_for_disk(file.fileno(), 0, 100)
 
 
+def opened(kind, buffering):
+    """A file that waits for somebody, and one that writes to it."""
+    if kind == "socket":
+        reading, writing = socket.socketpair()
+        with reading, writing:
+            return reading.makefile("rb", buffering), writing.makefile("wb", 0)
+    if kind == "terminal":
+        writer, reader = os.openpty()
+        tty.setraw(reader)
+    else:
+        reader, writer = os.pipe()
+    return open(reader, "rb", buffering), open(writer, "wb", 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes that can be waited for")
+class TestFilesThatWait:
+    """Pipes, sockets and terminals, whose writer may stay silent for ever."""
+
+    @pytest.fixture(params=["pipe", "socket", "terminal"])
+    def kind(self, request):
+        return request.param
+
+    @pytest.fixture(params=[0, -1], ids=["bare", "buffered"])
+    def buffering(self, request):
+        return request.param
+
+    @pytest.fixture
+    def source(self, kind, buffering):
+        file, writer = opened(kind, buffering)
+        with writer, file:
+            yield file, writer
+
+    async def test_a_silent_one_can_be_cancelled_and_keeps_its_bytes(self, way, pair, source):
+        file, writer = source
+        told = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: pair[0].send_file(file, progress=told.append))
+            writer.write(b"some")
+            assert await pair[1].receive_some() == b"some"
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert told == [4]
+        writer.write(b"more")
+        assert file.read(4) == b"more"
+        assert os.get_blocking(file.fileno())
+        await pair[0].send_all(b"the stream is free")
+
+    async def test_no_thread_waits(self, way, pair, source, monkeypatch):
+        def refuse(*args, **arguments):
+            raise AssertionError("a thread was asked for")
+
+        monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+        with trio.move_on_after(0.01) as scope:
+            await pair[0].send_file(source[0])
+        assert scope.cancelled_caught
+
+    async def test_up_to_the_end(self, way, pair, kind, buffering):
+        if kind == "terminal":
+            pytest.skip("a terminal that hangs up is an error")
+        file, writer = opened(kind, buffering)
+
+        def write():
+            with writer:
+                for start in range(0, len(CONTENT), 4096):
+                    writer.write(CONTENT[start : start + 4096])
+
+        with file:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, write)
+                assert await sent_by(*pair, file) == (len(CONTENT), CONTENT)
+
+    async def test_no_more_than_count(self, way, pair, source):
+        file, writer = source
+        writer.write(b"head and body")
+        assert await sent_by(*pair, file, 99, 4) == (4, b"head")
+        assert file.read(9) == b" and body"
+
+    async def test_what_the_file_had_read_ahead_comes_first(self, way, pair, kind):
+        file, writer = opened(kind, -1)
+        with writer, file:
+            writer.write(b"head\nbody")
+            assert file.readline() == b"head\n"
+            assert await sent_by(*pair, file, 0, 4) == (4, b"body")
+
+    async def test_cancelled_while_the_peer_is_slow_it_keeps_what_was_not_sent(
+        self, kind, buffering
+    ):
+        if buffering == 0 and (kind != "pipe" or module._SPLICE is None):
+            pytest.skip("what was read is nowhere else")
+        size = 4000 if kind == "terminal" else 50_000  # as much as they hold
+        file, writer = opened(kind, buffering)
+        if buffering == 0:
+            size = fcntl.fcntl(file, fcntl.F_SETPIPE_SZ, 300_000)  # splice takes much at once
+        near, far = socket_pair()
+        told = [0]
+        async with near, far:
+            near.set_option("send_buffer", 1)  # as small as the system makes it
+            with writer, file:
+                writer.write(CONTENT[:size])
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(lambda: near.send_file(file, progress=told.append))
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    nursery.cancel_scope.cancel()
+                left = b""
+                while len(left) < size - told[-1]:
+                    left += file.read(min(1000, size - told[-1] - len(left)))
+            await near.send_eof()
+            got = await received(far)
+        assert told[-1] == len(got) == near.statistics().bytes_sent
+        assert got + left == CONTENT[:size]
+        assert left
+
+    async def test_closing_the_stream_ends_the_wait(self, way, pair, source):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def send():
+                with pytest.raises(trio.ClosedResourceError):
+                    await pair[0].send_file(source[0])
+
+            await trio.testing.wait_all_tasks_blocked()
+            await pair[0].aclose()
+
+    async def test_an_end_is_told_from_a_pause(self, way, pair, monkeypatch):
+        """Another process may be faster to read what a non-blocking pipe had."""
+        file, writer = opened("pipe", 0)
+        os.set_blocking(file.fileno(), False)
+        wait, stolen = trio.lowlevel.wait_readable, []
+
+        async def wait_and_lose(descriptor):
+            await wait(descriptor)
+            if not stolen:
+                stolen.append(os.read(descriptor, 100))
+                nursery.start_soon(write_later)
+
+        async def write_later():
+            await trio.testing.wait_all_tasks_blocked()
+            writer.write(b"next")
+
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_and_lose)
+        with writer, file:
+            writer.write(b"lost")
+            async with trio.open_nursery() as nursery:
+                assert await sent_by(*pair, file, 0, 4) == (4, b"next")
+        assert stolen == [b"lost"]
+
+    @pytest.mark.skipif(module._SPLICE is None, reason="this system has no splice")
+    async def test_where_splice_is_refused_it_is_read(self, pair, monkeypatch):
+        def refuse(*args, flags):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        monkeypatch.setattr(module, "_SPLICE", refuse)
+        file, writer = opened("pipe", 0)
+        with writer, file:
+            writer.write(b"read")
+            assert await sent_by(*pair, file, 0, 4) == (4, b"read")
+
+    @pytest.mark.skipif(module._SPLICE is None, reason="this system has no splice")
+    async def test_a_peer_that_has_gone(self, pair, source):
+        await pair[1].aclose()
+
+        async def send_for_ever():
+            while True:
+                source[1].write(b"x")
+                await pair[0].send_file(source[0], 0, 1)
+
+        with pytest.raises(trio.BrokenResourceError):
+            await send_for_ever()
+
+
+class Unpollable(io.RawIOBase):
+    """A file without positions or a descriptor, whose reads wait for `written`."""
+
+    def __init__(self):
+        self.written = threading.Event()
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self.written.wait()
+        buffer[:4] = b"data"
+        return 4
+
+
+class TestFilesThatCannotBeWaitedFor:
+    """A thread reads them, and a cancelled call leaves it behind."""
+
+    async def cancelled(self, stream, file):
+        with trio.move_on_after(0.01) as scope:
+            await stream.send_file(file)
+        return scope.cancelled_caught
+
+    async def test_a_bare_one(self, pair):
+        file = Unpollable()
+        try:
+            assert await self.cancelled(pair[0], file)
+        finally:
+            file.written.set()
+        assert await sent_by(*pair, file, 0, 4) == (4, b"data")
+
+    async def test_a_buffered_one_keeps_the_bytes(self, pair):
+        file = io.BufferedReader(Unpollable())
+        try:
+            assert await self.cancelled(pair[0], file)
+        finally:
+            file.raw.written.set()
+        assert await sent_by(*pair, file, 0, 6) == (6, b"datada")
+
+    async def test_they_use_up_no_threads_of_the_program(self, pair):
+        file = Unpollable()
+        try:
+            assert await self.cancelled(pair[0], file)
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+        finally:
+            file.written.set()
+
+    @pytest.mark.parametrize("buffering", [0, -1])
+    async def test_pipes_of_windows(self, pair, monkeypatch, buffering):
+        monkeypatch.setattr(module, "_SPLICE", None)
+        monkeypatch.setattr(file_reading, "_WAITS_FOR_FILES", False)
+        file, writer = opened("pipe", buffering)
+        with writer:
+            assert await self.cancelled(pair[0], file)
+            writer.write(b"gone" if buffering == 0 else b"kept")
+            if buffering == 0:
+                await until(lambda: not select.select([file], [], [], 0)[0])
+            writer.write(b"next")
+            expected = b"next" if buffering == 0 else b"kept"
+            assert await sent_by(*pair, file, 0, 4) == (4, expected)
+        file.close()
+
+    async def test_compressed_bytes_out_of_a_pipe(self, pair):
+        pipe, writer = opened("pipe", -1)
+        with pipe, gzip.open(pipe) as file, writer:  # which lets the thread end first
+            assert await self.cancelled(pair[0], file)
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+
+    async def test_what_the_system_cannot_poll(self, pair, monkeypatch):
+        async def refuse(descriptor):
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(trio.lowlevel, "wait_readable", refuse)
+        monkeypatch.setattr(module, "_SPLICE", None)
+        for buffering in (0, -1):
+            file, writer = opened("pipe", buffering)
+            with file, writer:
+                writer.write(b"data")
+                writer.close()
+                assert await pair[0].send_file(file) == 4
+
+    async def test_a_socket_of_ssl_has_bytes_of_which_the_system_does_not_know(self):
+        near, far = socket.socketpair()
+        with near, far:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname = False
+            with near.makefile("rb", buffering=0) as plain:
+                assert file_reading._can_wait_for(plain)
+            with context.wrap_socket(near, do_handshake_on_connect=False) as wrapped:
+                assert not file_reading._can_wait_for(wrapped.makefile("rb", buffering=0))
+
+
 class TestProgress:
     async def test_tells_after_each_part_up_to_all(self, way, pair, file):
         told = []
@@ -304,10 +582,27 @@ class TestErrors:
                     await call
             nursery.cancel_scope.cancel()
 
-    @pytest.mark.parametrize(("arguments", "error"), [((-1,), ValueError), ((0, -1), ValueError)])
-    async def test_bad_numbers(self, pair, file, arguments, error):
-        with pytest.raises(error, match="must be 0 or more"):
-            await pair[0].send_file(file, *arguments)
+    @pytest.mark.parametrize("value", [-1, 2**63, 2**70])
+    @pytest.mark.parametrize("name", ["offset", "count"])
+    async def test_bad_numbers(self, pair, file, name, value):
+        with pytest.raises(ValueError, match=f"{name} must be 0 or more.*not {value}"):
+            await pair[0].send_file(file, **{name: value})
+
+    @pytest.mark.parametrize("value", [1.0, "1"])
+    @pytest.mark.parametrize("name", ["offset", "count"])
+    async def test_no_numbers(self, pair, file, name, value):
+        with pytest.raises(TypeError, match=f"{name} must be a number of bytes"):
+            await pair[0].send_file(file, **{name: value})
+
+    @pytest.mark.parametrize("offset", [2**63 - 1, 2**63 - 2, 2**63 - 300_000])
+    async def test_the_farthest_places_are_behind_the_end(self, way, pair, file, offset):
+        for count in (None, 1, 2**63 - 1):
+            assert await pair[0].send_file(file, offset, count) == 0
+
+    @pytest.mark.parametrize("thing", ["path", b"path", 3, None, trio.Path("path")])
+    async def test_what_is_no_file(self, pair, thing):
+        with pytest.raises(TypeError, match=r"file must be .* mode 'rb'"):
+            await pair[0].send_file(thing)
 
     async def test_text(self, pair, tmp_path):
         with pytest.raises(TypeError, match="'rb'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import ssl
 import tempfile
 
@@ -738,6 +739,33 @@ async def test_send_file_refuses_what_makes_no_sense(certificates) -> None:
         await client.send_eof()
         with pytest.raises(trio.ClosedResourceError):
             await client.send_file(io.BytesIO())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes that can be waited for")
+@pytest.mark.parametrize("buffering", [0, -1])
+async def test_send_file_of_a_silent_pipe_can_be_cancelled(certificates, buffering) -> None:
+    reader, writer = os.pipe()
+    told: list[int] = []
+    async with tls_pair(certificates) as (client, server):
+        with os.fdopen(writer, "wb", 0) as end, os.fdopen(reader, "rb", buffering) as file:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: client.send_file(file, progress=told.append))
+                end.write(b"some")
+                assert await receive_exactly(server, 4) == b"some"
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+            assert told == [4]
+            end.write(b"more")
+            assert await client.send_file(file, 0, 4) == 4
+        assert await receive_exactly(server, 4) == b"more"
+
+
+async def test_send_file_of_what_is_no_file(certificates) -> None:
+    async with tls_pair(certificates) as (client, _):
+        with pytest.raises(TypeError, match="file must be"):
+            await client.send_file("path")  # type: ignore[arg-type]  # that is the mistake
+        with pytest.raises(ValueError, match="offset"):
+            await client.send_file(io.BytesIO(), 2**63)
 
 
 async def test_bad_sizes(certificates) -> None:
