@@ -17,7 +17,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sockscope._addresses import values
-from sockscope._addresses.values import Address, InternetAddress, LocalAddress, from_sockaddr
+from sockscope._addresses.values import (
+    Address,
+    InternetAddress,
+    LocalAddress,
+    as_peer,
+    from_sockaddr,
+)
 from sockscope._core.errors import SocketError, UnknownInterfaceError
 from tests._addresses.test_hosts import LOOPBACK_INDEX, LOOPBACK_NAME
 
@@ -368,6 +374,20 @@ class TestFromSockaddr:
         sockaddr = address.mapped.sockaddr
         assert from_sockaddr(socket.AF_INET6, sockaddr, unmap=True) == address
         assert from_sockaddr(socket.AF_INET6, sockaddr) == address.mapped
+
+    @pytest.mark.parametrize("name", ["/proc/self/fd/9/x", "/proc/thread-self/fd/9/x"])
+    def test_a_name_that_leads_elsewhere_in_each_process_is_none(self, name):
+        for sockaddr in (name, os.fsencode(name)):
+            assert from_sockaddr(values.AF_UNIX, sockaddr) == LocalAddress.unnamed
+        assert from_sockaddr(values.AF_UNIX, "/srv" + name) == LocalAddress(b"/srv" + name.encode())
+
+    @given(ipv4_addresses)
+    def test_a_mapped_address_is_reported_as_ipv4(self, address):
+        assert as_peer(address.mapped) == as_peer(address) == address
+
+    @pytest.mark.parametrize("address", [InternetAddress(LINK, 80, 2, 5), LocalAddress(b"/x")])
+    def test_others_are_reported_as_they_are(self, address):
+        assert as_peer(address) is address
 
     def test_other_ipv6_peers_are_not_unmapped(self):
         sockaddr = ("fe80::1", 80, 5, 2)

@@ -583,6 +583,15 @@ class TestLongPaths:
         release()
         assert leftovers(path) == []
 
+    def test_the_name_that_the_kernel_tells_leads_nobody_to_another(self, sockets, path, kind):
+        """It has the number of a descriptor, and a peer may have any directory as that."""
+        sock = sockets(kind)
+        bind(sock, path)
+        told = os.fsencode(sock.getsockname())
+        assert told.startswith(b"/proc/self/fd/")
+        assert os.path.basename(told) != os.path.basename(path)
+        assert os.path.basename(told) not in leftovers(path)
+
     def test_stale_ones_are_replaced_and_live_ones_are_not(self, sockets, path):
         make_stale_by_link(path)
         bind(sockets(), path)

@@ -11,9 +11,16 @@ import pytest
 import trio
 
 from sockscope._addresses.values import LocalAddress
-from sockscope._core.errors import ConnectError, ConnectTimeoutError, SocketError
+from sockscope._core.errors import (
+    ConnectError,
+    ConnectTimeoutError,
+    DatagramError,
+    SocketError,
+)
+from sockscope._open.descriptors import socket_from_fd
 from sockscope._open.open import make_socket, open_socket
 from sockscope._serve.serve import serve_passive
+from sockscope._sockets.datagram_types import Datagram
 from sockscope.testing import cancel_everywhere, open_descriptors
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no local sockets")
@@ -84,6 +91,71 @@ async def test_nothing_at_a_long_path(tmp_path):
     with pytest.raises(ConnectError) as caught:
         await make_socket(tmp_path / ("n" * 200))
     assert caught.value.errno in (errno.ENOENT, errno.ENAMETOOLONG)
+
+
+@linux_only
+class TestLongPaths:
+    """The kernel tells peers another name, which must never be taken for the socket's."""
+
+    @pytest.fixture
+    def long_path(self, tmp_path):
+        (tmp_path / ("d" * 120)).mkdir()
+        return tmp_path / ("d" * 120) / "socket"
+
+    async def test_children_have_the_listeners_path(self, kind, long_path):
+        expected = LocalAddress(os.fsencode(long_path))
+        async with open_socket(connect="passive", local=long_path, type=kind) as passive:
+            async with open_socket(long_path, type=kind) as client, await passive.accept() as child:
+                assert child.local_address == client.remote_address == expected
+            assert child.local_address == expected
+            async with open_socket(long_path, type=kind), passive.accept_nowait() as child:
+                assert child.local_address == expected
+
+    async def test_served_ones_have_it_too(self, long_path):
+        async def tell(stream):
+            await stream.send_all(str(stream.local_address).encode())
+
+        async with serve_passive(long_path, tell), open_socket(long_path) as stream:
+            assert await stream.receive_some() == str(stream.remote_address).encode()
+
+    async def test_the_peer_of_a_bound_client_sees_no_name(self, kind, path, long_path):
+        async with open_socket(connect="passive", local=path, type=kind) as passive:
+            async with open_socket(path, local=long_path, type=kind) as client:
+                async with await passive.accept() as child:
+                    assert child.remote_address == LocalAddress.unnamed
+                    assert client.local_address == LocalAddress(os.fsencode(long_path))
+
+    async def test_a_datagram_socket_receives_there_and_answers(self, path, long_path):
+        async with (
+            open_socket(local=long_path, type="datagram") as server,
+            open_socket(long_path, local=path, type="datagram") as client,
+        ):
+            assert server.local_address == client.remote_address
+            assert server.local_address == LocalAddress(os.fsencode(long_path))
+            await client.send_to(b"question")
+            question = await server.receive_from()
+            assert question.address == client.local_address
+            await server.reply(question, b"answer")
+            assert (await client.receive_from()).data == b"answer"
+
+    async def test_a_datagram_from_there_has_no_sender_to_answer(self, path, long_path):
+        async with (
+            open_socket(local=path, type="datagram") as server,
+            open_socket(path, local=long_path, type="datagram") as client,
+        ):
+            await client.send_to(b"question")
+            question = await server.receive_from()
+            assert question.address == LocalAddress.unnamed
+            with pytest.raises(DatagramError, match="or with a path longer than"):
+                await server.reply(question, b"answer")
+            # Who knows the path reaches it.
+            await server.send_to(b"answer", client.local_address)
+            assert (await client.receive_from()) == Datagram(b"answer", server.local_address)
+
+    async def test_an_adopted_one_has_no_name(self, long_path):
+        async with open_socket(connect="passive", local=long_path) as passive:
+            async with socket_from_fd(passive.fileno(), dup=True) as twin:
+                assert twin.address == LocalAddress.unnamed
 
 
 class TestActiveSocketsWithAPath:

@@ -19,6 +19,7 @@ from sockscope._core.errors import (
     SocketError,
     TruncatedError,
 )
+from sockscope._open.descriptors import socket_from_fd
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.datagram_types import Datagram
 from sockscope.testing import ScriptedResolver, cancel_everywhere
@@ -55,6 +56,18 @@ async def test_an_unbound_socket_sends_to_both_families(family):
         assert datagram.address.host == receiver.local_address.host
         await receiver.send_to(b"back", datagram.address)
         assert (await sender.receive_from()).address == receiver.local_address
+
+
+@needs_ipv6
+async def test_a_mapped_remote_is_shown_as_ipv4():
+    async with opened(local=LOOPBACK["ipv4"]) as receiver:
+        options = SocketOptions(ipv6_only=False)
+        async with opened(receiver.local_address.mapped, options=options) as sender:
+            assert sender.remote_address == receiver.local_address
+            await sender.send_to(b"hello")
+            assert (await receiver.receive_from()).address == sender.local_address
+            async with socket_from_fd(sender.fileno(), dup=True) as twin:
+                assert twin.remote_address == receiver.local_address
 
 
 @pytest.mark.parametrize(

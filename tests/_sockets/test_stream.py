@@ -20,8 +20,10 @@ from sockscope import (
     TcpInfo,
     make_socket,
     open_socket,
+    socket_from_fd,
 )
 from sockscope.testing import ScriptedResolver, open_loopback_listener, open_loopback_pair
+from tests._sockets.datagrams import needs_ipv6
 from tests.wire import break_by_peer, fill, open_pair, receive_all
 
 MEBIBYTE = bytes(range(256)) * 4096
@@ -321,6 +323,33 @@ class TestWhatItTells:
                     assert far.remote_address.host == ipaddress.IPv4Address("127.0.0.1")
                     assert far.remote_address == near.local_address
                     assert far.local_address.host == ipaddress.IPv4Address("127.0.0.1")
+
+    @needs_ipv6
+    @pytest.mark.parametrize("way", ["opened", "connected later", "adopted"])
+    async def test_a_mapped_remote_is_shown_as_ipv4(self, way):
+        async with open_loopback_listener("ipv4") as passive:
+            remote = passive.address.mapped
+            async with open_socket(None if way == "connected later" else remote, ipv6=True) as near:
+                if way == "connected later":
+                    await near.connect(remote)
+                async with socket_from_fd(near.fileno(), dup=True) as twin:
+                    shown = twin if way == "adopted" else near
+                    assert shown.remote_address == passive.address
+                    assert shown.local_address.host == passive.address.host
+
+    async def test_a_name_once_asked_for_is_kept_after_closing(self, loopback_pair):
+        for end in loopback_pair:
+            names = end.local_address, end.remote_address
+            await end.aclose()
+            assert (end.local_address, end.remote_address) == names
+
+    async def test_a_name_never_asked_for_is_gone_with_the_socket(self, loopback_kind):
+        async with open_loopback_listener(loopback_kind) as passive:
+            near = await make_socket(passive.address)
+        await near.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            _ = near.local_address
+        assert near.remote_address == passive.address
 
     async def test_the_peer_of_a_reset_child_is_what_accept_returned(self, loopback_kind):
         async with open_loopback_listener(loopback_kind) as passive:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 AF_UNIX: int = getattr(socket, "AF_UNIX", 1)
 HAS_ABSTRACT_NAMES = sys.platform == "linux"
 
+# Each process has its own there (proc(5)): a socket bound by way of a descriptor, as paths
+# that are too long for the kernel's structure must be, has a name that is another's elsewhere.
+_EACH_PROCESS_OWN = (b"/proc/self/", b"/proc/thread-self/")
 _INTERNET_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _FLOW_SUFFIX = "?flow_info="
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>[^:]*)")
@@ -274,7 +277,9 @@ def from_sockaddr(family: int, sockaddr: Any, *, unmap: bool = False) -> Address
     Args:
       family: the socket's address family.
       sockaddr: what getsockname, getpeername, accept or recvfrom gave. For a local socket
-        ``""``, ``b""`` and None mean that it is unnamed.
+        ``""``, ``b""`` and None mean that it is unnamed, and so does a path below
+        ``/proc/self``: it was bound by a path too long for the kernel to tell, and its
+        name would lead whoever asks into descriptors of its own.
       unmap: give an IPv4-mapped IPv6 host as the IPv4 one that it is.
 
     Raises:
@@ -283,8 +288,14 @@ def from_sockaddr(family: int, sockaddr: Any, *, unmap: bool = False) -> Address
     if family in _INTERNET_FAMILIES:
         return internet_from_sockaddr(family, sockaddr, unmap)
     if family == AF_UNIX:
-        return LocalAddress(os.fsencode(sockaddr)) if sockaddr else LocalAddress.unnamed
+        path = os.fsencode(sockaddr or b"")
+        return LocalAddress.unnamed if path.startswith(_EACH_PROCESS_OWN) else LocalAddress(path)
     raise ValueError(f"address family {family} is neither an internet nor the local one")
+
+
+def as_peer(address: Address) -> Address:
+    """*address* as that of a peer is reported: an IPv4-mapped IPv6 host as the IPv4 one."""
+    return address.unmapped if isinstance(address, InternetAddress) else address
 
 
 def internet_from_sockaddr(

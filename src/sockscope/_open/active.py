@@ -13,7 +13,7 @@ from trio.lowlevel import checkpoint
 
 from sockscope._addresses.designators import HostRequest, Request
 from sockscope._addresses.resolve import SocketKind
-from sockscope._addresses.values import Address, InternetAddress
+from sockscope._addresses.values import Address, InternetAddress, as_peer
 from sockscope._core.cleanup import close_on_error
 from sockscope._core.errors import OptionError, SocketError, UnsupportedOptionError
 from sockscope._open.adopted import ReadyRequest, adopt, is_ready
@@ -268,10 +268,12 @@ def _stream(
         make = CustomStreamSocket
     elif request.type == "seqpacket":
         make = MessageStream
-    stream = make(
-        sock, request.options, peer=peer, remote_name=request.remote_name, on_close=release
-    )
-    if release is not None:
+    return make(
+        sock,
+        request.options,
+        peer=None if peer is None else as_peer(peer),
         # A path is kept as it was given: the kernel may know it by another name.
-        stream._local = source
-    return stream
+        local=source if release is not None else None,
+        remote_name=request.remote_name,
+        on_close=release,
+    )

@@ -38,7 +38,7 @@ def _passive(sock: stdlib_socket.socket) -> PassiveSocket:
 def _datagram(sock: stdlib_socket.socket) -> DatagramSocket:
     peer: Address | None = None
     try:
-        peer = from_sockaddr(int(sock.family), sock.getpeername())
+        peer = from_sockaddr(int(sock.family), sock.getpeername(), unmap=True)
     except OSError:
         pass  # it has no peer
     return DatagramSocket(sock, _NO_OPTIONS, peer=peer, adopted=True)

@@ -17,8 +17,9 @@ removes the first one's new file. So files are removed only under a lock, after 
 under the same lock. The lock is a file beside the path, which is there only while a stale
 file is being replaced. It is not a rename of a socket that was bound elsewhere, for that
 leaves the temporary name in getsockname and in every peer's getpeername for good, and
-tramples on whatever came to the path in between. Nor is it a lock on the directory, which
-every user who may list it could hold for ever.
+tramples on whatever came to the path in between. (For a path that is too long the kernel
+can tell no name anyhow; and a hard link tramples on nothing.) Nor is it a lock on the
+directory, which every user who may list it could hold for ever.
 """
 
 from __future__ import annotations
@@ -240,19 +241,21 @@ def _step(step: str) -> Generator[None, None, None]:
 def _creating(sock: socket.socket, path: bytes) -> Generator[Callable[[], None], None, None]:
     """A function that makes the socket's file, or raises that something is there.
 
-    A path that is too long for bind is reached through a descriptor of its directory.
-    A name that is too long even so is the second, later the only, name of a file with a
-    short one: a hard link, which replaces nothing.
+    A path that is too long for bind is the second, later the only, name (a hard link, which
+    replaces nothing) of a file that is bound by way of a descriptor of its directory.
+
+    What the kernel tells of such a socket, to getsockname and to the readers of its
+    datagrams, is the path of bind: ``/proc/self/fd/9/.sockscope-...``. Whoever answers to
+    that gets an error, for no file has the random name any longer; the socket's own name
+    there would lead another process into whatever directory it has as descriptor 9. There
+    is no way to have the true name told: the structure has no room for it, a short symbolic
+    link would have to outlive the socket somewhere that everybody can reach, and the working
+    directory belongs to all threads. So `from_sockaddr` reports such a peer as unnamed.
     """
     if len(path) <= LONGEST_PATH:
         yield lambda: sock.bind(path)
         return
-    directory, name = os.path.split(path)
-    with path_descriptor(directory or b".", os.O_DIRECTORY) as fd:
-        short = descriptor_path(fd) + b"/" + name
-        if len(short) <= LONGEST_PATH:
-            yield lambda: sock.bind(short)
-            return
+    with path_descriptor(os.path.dirname(path) or b".", os.O_DIRECTORY) as fd:
         temporary = b"%s/.sockscope-%s" % (descriptor_path(fd), secrets.token_hex(8).encode())
         sock.bind(temporary)
         try:

@@ -170,6 +170,12 @@ class BaseSocket:
     def local_address(self) -> Address:
         """The address that the socket is bound to, as the kernel has it.
 
+        A path of ours is as it was given, for a listener's connections, too. A path too
+        long for the kernel to tell, of a socket that was adopted, is `LocalAddress.unnamed`.
+
+        It stays what it is when the socket is closed, if it has been asked for before
+        that; a path of ours is known from the beginning.
+
         Raises:
           trio.ClosedResourceError: the socket is closed, and nobody had asked before.
         """

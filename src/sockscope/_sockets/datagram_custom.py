@@ -11,7 +11,7 @@ import trio
 from trio.lowlevel import checkpoint
 
 from sockscope._addresses.designators import AddressLike
-from sockscope._addresses.values import Address
+from sockscope._addresses.values import Address, as_peer
 from sockscope._core.deadlines import check_timeout, deadline_after
 from sockscope._core.errors import SocketError, socket_error
 from sockscope._options.values import SocketOptions
@@ -39,7 +39,7 @@ class CustomDatagramSocket(_CustomSocket, DatagramSocket):
 
     async def _connect_to(self, target: Address) -> None:
         await self._sock.connect(self._sockaddr_of(target))
-        self._peer = target
+        self._peer = as_peer(target)
 
     def disconnect(self) -> None:
         """See `DatagramSocket.disconnect`."""

@@ -172,7 +172,8 @@ class Sending(DatagramState):
             if datagram.address == LocalAddress.unnamed:
                 error = DatagramError(
                     errno.EDESTADDRREQ,
-                    "cannot answer: the sender is a local socket without an address",
+                    "cannot answer: the sender is a local socket without an address,"
+                    f" or with a path longer than the {LONGEST_PATH} bytes that the system tells",
                 )
                 self._blame_peer(error)
                 raise error

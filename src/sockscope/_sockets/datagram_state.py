@@ -14,7 +14,13 @@ from trio.lowlevel import checkpoint
 
 from sockscope._addresses.designators import AddressLike, parse_designator
 from sockscope._addresses.resolve import resolve
-from sockscope._addresses.values import Address, InternetAddress, LocalAddress, from_sockaddr
+from sockscope._addresses.values import (
+    Address,
+    InternetAddress,
+    LocalAddress,
+    as_peer,
+    from_sockaddr,
+)
 from sockscope._core.errors import DatagramError, socket_error, words_for
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.ancillary_datagram import ROOM_FOR_ALL, UDP, UDP_GRO, room_for
@@ -225,7 +231,7 @@ class DatagramState(BaseSocket):
                 self._sock.connect(short)
         else:
             self._sock.connect(sockaddr)
-        self._peer = target
+        self._peer = as_peer(target)
         self._forget_local()
 
     def disconnect(self) -> None:

@@ -17,7 +17,8 @@ class Datagram(NamedTuple):
     """What was sent; ``b""`` is a datagram, too, and no end of anything. From
     `DatagramSocket.receive_from_into` it is a `memoryview` of the caller's buffer."""
     address: Address
-    """Who sent it; `LocalAddress.unnamed` for a local socket without a name."""
+    """Who sent it; `LocalAddress.unnamed` for a local socket without a name, or with a path
+    longer than the kernel tells (107 bytes on Linux)."""
     truncated: bool = False
     """Whether it was longer than the room for it: the rest is gone."""
     destination: InternetAddress | None = None

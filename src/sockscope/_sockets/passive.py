@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import socket as stdlib_socket
 from collections.abc import Callable
@@ -76,7 +77,11 @@ class PassiveSocket(BaseSocket, trio.abc.Listener[StreamSocket]):
         self._accepting = False
         self._accepted = 0
         self._on_close = on_close
-        self._make_child = stream_class(sock)
+        # A local child is bound to our path, which the kernel may know by another name.
+        make = stream_class(sock)
+        self._make_child: Callable[..., StreamSocket] = (
+            make if address is None else functools.partial(make, local=address)
+        )
         self._kind = int(sock.family), int(sock.type), int(sock.proto)
         self._for_children = _stated_for_children(requested)
         # Children that were in the queue before we set an option do not have it.

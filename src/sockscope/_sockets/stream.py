@@ -11,7 +11,7 @@ from trio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from sockscope._addresses.designators import AddressLike, Request, parse_designator
 from sockscope._addresses.resolve import resolve_request
-from sockscope._addresses.values import Address
+from sockscope._addresses.values import Address, as_peer
 from sockscope._core.deadlines import check_timeout, deadline_after
 from sockscope._core.errors import ConnectTimeoutError, OptionError, SocketError
 from sockscope._sockets.connecting import attempt_error, connect_error, connect_socket
@@ -157,5 +157,5 @@ class StreamSocket(  # pyright: ignore[reportIncompatibleMethodOverride]  # it h
         except BaseException:
             self._close()
             raise
-        self._peer = address
+        self._peer = as_peer(address)
         self._readable = True

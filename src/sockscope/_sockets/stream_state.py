@@ -59,11 +59,13 @@ class StreamState(WaitingStream):
         requested: SocketOptions,
         *,
         peer: Any = None,
+        local: Address | None = None,
         accepted: bool = False,
         remote_name: str | None = None,
         on_close: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(sock, requested)
+        self._local = local
         self._on_close = on_close
         # A sockaddr until somebody asks, for most servers never do; then an Address.
         self._peer: Any = peer
@@ -108,7 +110,8 @@ class StreamState(WaitingStream):
         """The peer's address, or None before `connect`.
 
         For an accepted stream it is what accept(2) returned: getpeername fails on a
-        child that was reset. On a local socket it is the path connected to.
+        child that was reset. On a local socket it is the path connected to; a peer that is
+        bound to a path too long for the kernel to tell is `LocalAddress.unnamed`.
         An IPv4-mapped IPv6 address is shown as the IPv4 address that it is.
         """
         if self._peer is not None and not isinstance(self._peer, Address):
