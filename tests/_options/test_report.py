@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from sockscope._core.errors import OptionError
 from sockscope._options import kinds
 from sockscope._options.features import supports
-from sockscope._options.report import OptionResult
+from sockscope._options.report import OptionResult, check_options
 from sockscope._options.table import SETTABLE, TABLE
 from sockscope._options.value_types import BufferLock, KeepAlive, Linger
 from sockscope._options.values import SocketOptions
@@ -21,6 +22,22 @@ from tests._options.test_access import Ours
 from tests._options.test_plan import Recording
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's reasons")
+
+
+READABLE = SocketOptions(nodelay=True)
+
+
+class Only:
+    """One row of a table, stated."""
+
+    extra = {}
+    preferred = frozenset()
+
+    def __init__(self, *pair):
+        self.pair = pair
+
+    def stated(self):
+        yield self.pair
 
 
 def checked(kind, **values):
@@ -99,8 +116,9 @@ class TestCheck:
             report = options.check(sock)
         assert not report.ok
         assert report["nodelay"] == OptionResult(
-            True, False, "the system holds another value", ok=False
+            True, False, "not applied, or changed since", ok=False
         )
+        assert "not applied" in report["priority"].reason
         assert "CAP_NET_ADMIN" in report["priority"].reason
 
     def test_doubled(self):
@@ -135,7 +153,6 @@ class TestCheck:
         ("kind", "name", "asked", "sysctl"),
         [
             (kinds.TCP4, "fast_open", 10**6, "net.core.somaxconn"),
-            (kinds.TCP4, "fin_wait_timeout", 1000, "net.ipv4.tcp_fin_timeout"),
             (kinds.TCP4, "receive_low_water", 2**31 - 1, "net.ipv4.tcp_rmem"),
         ],
     )
@@ -148,10 +165,20 @@ class TestCheck:
 
     def test_a_limit_that_cannot_be_read(self, monkeypatch):
         """A system without /proc is stood in for by another place of it."""
-        monkeypatch.setattr("sockscope._options.report._SYSCTLS", Path("/nowhere"))
-        result = checked(kinds.TCP4, fin_wait_timeout=1000)["fin_wait_timeout"]
+        monkeypatch.setattr("sockscope._options.judge._SYSCTLS", Path("/nowhere"))
+        result = checked(kinds.TCP4, fast_open=10**6)["fast_open"]
         assert not result.ok
-        assert result.reason == "0 reads the system's; above 120 s is 120 s"
+        assert result.reason.startswith("clamped")
+        assert "(" not in result.reason
+
+    def test_cut_to_a_constant(self):
+        result = checked(kinds.TCP4, fin_wait_timeout=1000)["fin_wait_timeout"]
+        assert result == OptionResult(
+            1000.0, 120.0, "0 reads the system's; above 120 s is 120 s", ok=False
+        )
+
+    def test_the_systems_own(self):
+        assert checked(kinds.TCP4, fin_wait_timeout=0).ok
 
     def test_masked(self):
         result = checked(kinds.TCP4, traffic_class=0xBB)["traffic_class"]
@@ -189,17 +216,6 @@ class TestCheck:
             result = options.check(sock)["dont_route"]
         assert not result.ok
         assert "Multipath TCP" in result.reason
-
-    def test_the_moments_value(self):
-        result = checked(kinds.TCP4, max_segment=1000)
-        assert result.ok
-        options = SocketOptions(max_segment=1000)
-        with sockets.listener(kinds.TCP4, options.apply) as listening:
-            with sockets.accepted(listening) as (_, child):
-                result = options.check(child)["max_segment"]
-        assert result.ok
-        assert result.effective == 988
-        assert "12 less" in result.reason
 
     @pytest.mark.parametrize(
         ("name", "value"), [("tcp_md5_key", b"squeamish"), ("tcp_md5_keys", {"::1": b"squeamish"})]
@@ -240,6 +256,11 @@ class TestCheck:
         assert not foreign["receive_timeout"].ok
         assert "Trio's clock" in foreign["receive_timeout"].reason
 
+    def test_timers_that_differ(self):
+        with socket.socket() as sock:
+            result = SocketOptions(receive_timeout=8.0).check(Ours(sock))["receive_timeout"]
+        assert result == OptionResult(8.0, 7.0, "not applied, or changed since", ok=False)
+
     def test_extra_ones(self):
         nodelay = (socket.IPPROTO_TCP, socket.TCP_NODELAY)
         congestion = (socket.IPPROTO_TCP, socket.TCP_CONGESTION)
@@ -250,7 +271,7 @@ class TestCheck:
             assert report[nodelay] == OptionResult(1, 1)
             assert report[congestion] == OptionResult("***", "***")
             sock.setsockopt(*nodelay, 0)
-            assert options.check(sock)[nodelay].reason == "the system holds another value"
+            assert options.check(sock)[nodelay].reason == "not applied, or changed since"
 
     def test_an_extra_one_that_cannot_be_read(self):
         key = (socket.IPPROTO_TCP, 14)  # TCP_MD5SIG
@@ -259,6 +280,40 @@ class TestCheck:
             result = options.check(sock)[key]
         assert result.requested == "***"
         assert "cannot be read" in result.reason
+        assert result.ok
+
+    @pytest.mark.parametrize("kind", sockets.EVERY_KIND)
+    def test_an_extra_one_that_there_is_not(self, kind):
+        options = SocketOptions(extra={(socket.SOL_SOCKET, 9999): 1})
+        with sockets.make(kind) as sock:
+            report = options.check(sock)
+        assert not report.ok
+
+    @pytest.mark.parametrize(
+        "options",
+        [SocketOptions(extra={(6, 14): b"x"}), SocketOptions(tcp_md5_key=b"x"), READABLE],
+    )
+    def test_a_closed_socket_has_nothing_in_effect(self, options):
+        sock = socket.socket()
+        sock.close()
+        assert not options.check(sock).ok
+
+    @pytest.mark.parametrize("change", [{"level": 1, "linux": 9999}, {"level": -1, "linux": None}])
+    def test_what_the_system_never_gives_back_and_does_not_have(self, change):
+        """A kernel without it is stood in for by a number that it does not know, or by none."""
+        row = TABLE["busy_poll_budget"]
+        lacking = replace(row, targets=(replace(row.targets[0], **change),))
+        options = Only(lacking, 32)
+        with socket.socket() as sock:
+            result = check_options(options, sock)["busy_poll_budget"]
+        assert not result.ok
+        assert "not in effect" in result.reason
+
+    def test_what_is_ignored_and_never_given_back(self):
+        with sockets.make(kinds.LOCAL_STREAM) as sock:
+            result = SocketOptions(busy_poll_budget=32).check(sock)["busy_poll_budget"]
+        assert not result.ok
+        assert "ignores it" in result.reason
 
     def test_nothing_is_set_by_looking(self):
         options = SocketOptions(nodelay=True, traffic_class=3, extra={(6, 1): 1})

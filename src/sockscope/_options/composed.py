@@ -7,15 +7,16 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from dataclasses import replace
 from typing import Any
 
 from sockscope._options import kinds
 from sockscope._options.codec import BOOL, Bytes, Codec, Int, Raw, Seconds, as_bytes
 from sockscope._options.codec_struct import MD5_KEY, Network
-from sockscope._options.kernel import scratch_socket
+from sockscope._options.kernel import NOT_APPLIED, Stage, scratch_socket, stage_of
 from sockscope._options.model import Option, RawSocket, Step, Target
-from sockscope._options.value_types import DeadPeer, KeepAlive, PeerCredentials
+from sockscope._options.value_types import DeadPeer, KeepAlive, PeerCredentials, parse_tcp_info
 
 # keepalive and dead_peer ------------------------------------------------------------
 
@@ -87,6 +88,48 @@ def gather_dead_peer(option: Option, sock: RawSocket, kind: str) -> DeadPeer | N
         return None
     found = DeadPeer(float(total))
     return found if found.timers == (idle, interval, count, user_timeout) else None
+
+
+# max_segment ------------------------------------------------------------------------
+
+TCP_INFO = 11 if sys.platform == "linux" else None
+_INFO_SIZE = 256
+_CLOSED, _LISTENING = 7, 10
+_WITH_TIMESTAMPS, _SIZE_OF_TIMESTAMPS = 1, 12
+
+
+def judge_max_segment(value: int, effective: int, sock: RawSocket) -> tuple[bool, str | None]:
+    """By what the connection offered its peer: what is read is the least of many sizes.
+
+    Unconnected, the option itself is read. Then it is the size of what is sent, which the
+    peer, the path and the window bound, too; TCP_INFO has the size that was offered.
+    """
+    offered = _offered_segment(sock)
+    if offered is None:
+        if value != effective:
+            return False, NOT_APPLIED
+        return True, "unset, it reads 536, too" if value == _UNSET_SEGMENT else None
+    if offered > value:
+        return False, f"{NOT_APPLIED}: the connection offered {offered}"
+    if offered < value:
+        return True, f"the path takes no more than {offered}"
+    return True, "connected, it is the size in use (12 less with timestamps)"
+
+
+_UNSET_SEGMENT = 536
+
+
+def _offered_segment(sock: RawSocket) -> int | None:
+    """The size that *sock* offered its peer; None if it has none."""
+    if TCP_INFO is None:
+        # As much as is known: it offered no less than it uses.
+        if stage_of(sock) is not Stage.CONNECTED:
+            return None
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
+    info = parse_tcp_info(sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, _INFO_SIZE))
+    if info.state in (_CLOSED, _LISTENING):
+        return None
+    return info.advmss + (_SIZE_OF_TIMESTAMPS if info.options & _WITH_TIMESTAMPS else 0)
 
 
 # mptcp ------------------------------------------------------------------------------

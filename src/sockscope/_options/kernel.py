@@ -12,12 +12,15 @@ from typing import Any, Protocol, cast
 
 from sockscope._core.errors import OptionError, UnsupportedOptionError, words_for
 from sockscope._options import kinds
-from sockscope._options.codec import BOOL
+from sockscope._options.codec import BOOL, wrong_type
 from sockscope._options.codec_struct import Interface
 from sockscope._options.model import Option, Phase, RawSocket, Step
 
 # What a system without the option says; which of the two depends on family and level.
 UNSUPPORTED = frozenset({errno.ENOPROTOOPT, errno.EOPNOTSUPP})
+
+
+NOT_APPLIED = "not applied, or changed since"
 
 
 class Wrapped(Protocol):
@@ -31,9 +34,18 @@ SocketLike = RawSocket | Wrapped
 
 
 def unwrap(sock: SocketLike) -> RawSocket:
-    """What of *sock* has getsockopt and setsockopt."""
+    """What of *sock* has getsockopt and setsockopt.
+
+    Raises:
+      TypeError: it is no socket.
+    """
     target = getattr(sock, "_option_target", None)
-    raw: Any = target() if callable(target) else sock
+    is_class = isinstance(sock, type)
+    raw: Any = target() if callable(target) and not is_class else sock
+    # A Trio stream has getsockopt, too, but does not say of what.
+    if is_class or not (hasattr(raw, "getsockopt") and hasattr(raw, "family")):
+        wanted = "a socket of sockscope's, of Trio's or of the standard library's"
+        raise wrong_type("sock", wanted, sock)
     return cast("RawSocket", raw)
 
 

@@ -149,6 +149,8 @@ class Step(NamedTuple):
 Expand = Callable[["Option", Any, str], "list[Step]"]
 # The value, put together from several options of the kernel's.
 Gather = Callable[["Option", RawSocket, str], Any]
+# Whether a value read is what a value set makes on a socket, and what there is to say of it.
+Judge = Callable[[Any, Any, RawSocket], "tuple[bool, str | None]"]
 # A value in short, on a kind of socket.
 Brief = Callable[[Any, str], Any]
 
@@ -178,13 +180,15 @@ class Option:
       volatile: what is read is the moment's value: never taken for the one that was set.
       copied: `SocketOptions.read` takes it, as setting what was read makes the same.
       secret: it is never shown.
+      moved: what else changes it, and when; for the reports.
       limits: sysctls that clamp it.
-      rounds: what is read may be more than what was set, and is as good.
+      rounds: the kernel may make more of it than what was set, and that is as good.
       readback: how what is read differs from what was set, and why.
       platforms: where it is there.
       untested: why no test can set it.
       expand: makes the steps of a value that is set by several options of the kernel's.
       gather: reads such a value.
+      judge: tells whether it is in effect, where equality does not.
       brief: what `get_option` gives for such a value.
       force: the privileged option that sets it beyond its limit.
       excludes: options that mean the same thing otherwise: stating both is an error.
@@ -202,6 +206,7 @@ class Option:
     inherited: frozenset[str] = kinds.TCP
     child: str = ""
     volatile: bool = False
+    moved: str = ""
     copied: bool = True
     secret: bool = False
     limits: tuple[str, ...] = ()
@@ -211,6 +216,7 @@ class Option:
     untested: str = ""
     expand: Expand | None = None
     gather: Gather | None = None
+    judge: Judge | None = None
     brief: Brief | None = None
     force: Target | None = None
     excludes: frozenset[str] = frozenset()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sockscope._options import kinds
 from sockscope._options.codec import BufferSize
-from sockscope._options.composed import MPTCP
+from sockscope._options.judge import Question, ignored, is_there, judge
 from sockscope._options.kernel import (
+    NOT_APPLIED,
     UNSUPPORTED,
     Label,
     SocketLike,
@@ -23,8 +23,6 @@ from sockscope._options.kernel import (
 from sockscope._options.model import Option, Phase, RawSocket
 from sockscope._options.plan import Stated, extra_row, extra_step
 from sockscope._options.table import SETTABLE
-
-_SYSCTLS = Path("/proc/sys")
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,13 @@ def check_options(options: Stated, sock: SocketLike) -> Report:
     raw = unwrap(sock)
     kind = kinds.kind_of(raw.family, raw.type)
     results: dict[Label, OptionResult] = {}
+    stated = {option.name: value for option, value in options.stated()}
     for option, value in options.stated():
-        result = (
-            _check_timer(option, value, sock) if option.user else _check(option, value, raw, kind)
+        results[option.name] = (
+            _check_timer(option, value, sock)
+            if option.user
+            else _check(option, value, raw, kind, stated)
         )
-        results[option.name] = result
     for key, wanted in options.extra.items():
         results[key] = _check_extra(key, wanted, raw)
     return Report(results)
@@ -112,7 +112,8 @@ def _check_timer(option: Option, value: Any, sock: SocketLike) -> OptionResult:
     if effective is None:
         problem = "only streams of sockscope keep it, by Trio's clock"
         return OptionResult(value, None, problem, ok=False)
-    return OptionResult(value, effective, None, ok=effective == value)
+    ok = effective == value
+    return OptionResult(value, effective, None if ok else NOT_APPLIED, ok=ok)
 
 
 def _check_extra(key: tuple[int, int], wanted: int | bytes, raw: RawSocket) -> OptionResult:
@@ -121,19 +122,22 @@ def _check_extra(key: tuple[int, int], wanted: int | bytes, raw: RawSocket) -> O
     try:
         got = step.target.read(raw, step.codec)
     except OSError as exc:
-        return OptionResult(shown(wanted), None, f"cannot be read: {exc.strerror}")
+        ok = is_there(step.target, raw)
+        return OptionResult(shown(wanted), None, f"cannot be read: {exc.strerror}", ok=ok)
     ok = step.codec.matches(step.raw, got)
-    reason = None if ok else "the system holds another value"
+    reason = None if ok else NOT_APPLIED
     return OptionResult(shown(wanted), shown(step.codec.unpack(got)), reason, ok=ok)
 
 
-def _check(option: Option, value: Any, raw: RawSocket, kind: str) -> OptionResult:
+def _check(
+    option: Option, value: Any, raw: RawSocket, kind: str, stated: Mapping[str, Any]
+) -> OptionResult:
     requested = option.shown(value)
     problem = unsuited(option, kind)
     if problem is not None:
         return OptionResult(requested, None, problem.strerror, ok=False)
     if not option.is_readable(kind):
-        return OptionResult(requested, None, option.readback or "the system does not give it back")
+        return _check_unread(option, requested, raw, kind)
     try:
         effective = read_value(option, raw, kind)
         matching = matches(option, value, raw, kind)
@@ -141,42 +145,14 @@ def _check(option: Option, value: Any, raw: RawSocket, kind: str) -> OptionResul
         return OptionResult(requested, None, f"not in effect: {exc.strerror}", ok=False)
     if isinstance(value, bool):
         effective = bool(effective)
-    ok, reason = _judge(option, value, effective, matching, raw, kind)
+    ok, reason = judge(Question(option, value, effective, matching, raw, kind, stated))
     return OptionResult(requested, option.shown(effective), reason, ok=ok)
 
 
-def _judge(
-    option: Option, value: Any, effective: Any, matching: bool, raw: RawSocket, kind: str
-) -> tuple[bool, str | None]:
-    """Whether it is in effect, and what there is to say."""
-    if kind in option.ignored and value:
-        return False, f"{kinds.DESCRIPTIONS[kind]} takes it and ignores it"
-    if matching:
-        return True, None if option.codec.same(value, effective) else option.readback or None
-    if option.rounds and effective >= value * getattr(option.codec, "factor", 1):
-        return True, option.readback
-    if option.volatile and not option.limits:
-        return True, option.readback
-    return False, _why(option, value, effective, raw)
-
-
-def _why(option: Option, value: Any, effective: Any, raw: RawSocket) -> str:
-    """The reason for another value, as far as one is known."""
-    if raw.proto == MPTCP:
-        return "Multipath TCP ignores it, or has a value of its own"
-    limits = [f"{name} ({found})" for name in option.limits if (found := _sysctl(name))]
-    if limits and effective < value * getattr(option.codec, "factor", 1):
-        return f"clamped by {', '.join(limits)}"
-    if option.codec.same(value, effective):
-        return "what it holds for IPv4 traffic is another value"
-    if option.privilege:
-        return f"the system holds another value; it needs {option.privilege}"
-    return option.readback or "the system holds another value"
-
-
-def _sysctl(name: str) -> str:
-    """The value of a limit; "" where there is no such file."""
-    try:
-        return " ".join(_SYSCTLS.joinpath(*name.split(".")).read_text().split())
-    except OSError:
-        return ""
+def _check_unread(option: Option, requested: Any, raw: RawSocket, kind: str) -> OptionResult:
+    """Of what is not given back only this is known: whether it can have been set at all."""
+    if kind in option.ignored:
+        return OptionResult(requested, None, ignored(kind), ok=False)
+    if not is_there(option.targets_for(kind)[0], raw):
+        return OptionResult(requested, None, "not in effect: the system does not have it", ok=False)
+    return OptionResult(requested, None, option.readback or "the system does not give it back")

@@ -180,8 +180,8 @@ class IPOptions(KeptHash):
     address_preferences: Annotated[
         int | None,
         Option(
-            "Which source address to choose (RFC 5014): 1 temporary, 2 public, 4 home, "
-            "0x400 care-of ...",
+            "Which source address to choose (RFC 5014): 1 temporary, 2 public, 4 care-of, "
+            "0x400 home ...",
             FlagBits(0, 0xFFFF),
             _ipv6("IPV6_ADDR_PREFERENCES", 72),
             readback="the defaults of what was not said are added",

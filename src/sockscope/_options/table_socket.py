@@ -234,6 +234,7 @@ class SocketLevelOptions(TransportOptions):
             "The priority in this machine's queues; a later traffic_class overwrites it on IPv4.",
             Int(0, INT_MAX),
             _sol("SO_PRIORITY", 12),
+            moved="a later traffic_class overwrites it on IPv4",
             inherited=kinds.NONE,
             privilege="CAP_NET_ADMIN above 6",
             ignored=kinds.LOCAL,
@@ -334,6 +335,7 @@ class SocketLevelOptions(TransportOptions):
             inherited=kinds.NONE,
             child="on a child it tells which processor handled the last packet",
             volatile=True,
+            moved="a connection puts the one there that handled its last packet",
             copied=False,
             platforms="Linux 4.4",
         ),
@@ -445,6 +447,7 @@ class SocketLevelOptions(TransportOptions):
             "Where the next peek begins, moved on by each; -1 is off.",
             Int(-1, INT_MAX, "bytes"),
             _sol("SO_PEEK_OFF", 42, kinds.TCP | kinds.UDP | kinds.LOCAL),
+            moved="each peek moves it on",
             platforms="Linux 3.4; TCP and UDP later",
         ),
     ] = None

@@ -21,6 +21,7 @@ from sockscope._options.composed import (
     expand_md5_keys,
     expand_nothing,
     gather_mptcp,
+    judge_max_segment,
 )
 from sockscope._options.model import Option, Phase, Target
 from sockscope._options.table_ip import IPOptions
@@ -96,6 +97,7 @@ class TransportOptions(IPOptions):
             phase=Phase.HANDSHAKE,
             volatile=True,
             copied=False,
+            judge=judge_max_segment,
             readback="connected, it is the size in use (12 less with timestamps); unset 536",
             platforms="all but Windows",
         ),
@@ -208,6 +210,7 @@ class TransportOptions(IPOptions):
             _tcp("TCP_QUICKACK", 12),
             after=True,  # set before listen it is lost, after listen children inherit it
             volatile=True,
+            moved="a connection switches it by what it sends and receives",
             copied=False,
             readback="tells the moment's state",
         ),
@@ -215,11 +218,14 @@ class TransportOptions(IPOptions):
     window_clamp: Annotated[
         int | None,
         Option(
-            "An upper limit for the window that is offered; 0 is none, before the handshake only.",
+            "An upper limit for the window that is offered; 0 is none, before the handshake only. "
+            "It does not last: a connection moves it with its receive buffer as data comes.",
             Int(0, INT_MAX, "bytes"),
             _tcp("TCP_WINDOW_CLAMP", 10),
-            volatile=True,  # a connection moves it with its buffer
+            volatile=True,
+            moved="a connection moves it with its receive buffer",
             copied=False,
+            rounds=True,
             readback="at least half the smallest receive buffer (1152)",
         ),
     ] = None
@@ -230,7 +236,7 @@ class TransportOptions(IPOptions):
             "system's.",
             Seconds(1, 0, 32767),
             _tcp("TCP_LINGER2", 8),
-            limits=("net.ipv4.tcp_fin_timeout",),
+            rounds=True,  # 0
             readback="0 reads the system's; above 120 s is 120 s",
         ),
     ] = None
