@@ -275,6 +275,7 @@ class SocketOptions(OptionFields):
           sock: a socket of sockscope's, of Trio's or of the standard library's.
 
         Raises:
+          TypeError: *sock* is no socket.
           OptionError: one failed, or came too late to take effect.
           UnsupportedOptionError: the system, or this kind of socket, does not have it.
           ExceptionGroup: several failed; the others are set.
@@ -295,6 +296,7 @@ class SocketOptions(OptionFields):
           All that is settable on this kind of socket, stated.
 
         Raises:
+          TypeError: *sock* is no socket.
           OptionError: it cannot be read; the socket is closed, say.
           trio.ClosedResourceError: *sock* is one of sockscope's, and closed.
         """
@@ -313,6 +315,7 @@ class SocketOptions(OptionFields):
           whether all are in effect.
 
         Raises:
+          TypeError: *sock* is no socket.
           trio.ClosedResourceError: *sock* is one of sockscope's, and closed.
         """
         return check_options(self, sock)
