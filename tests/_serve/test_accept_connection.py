@@ -526,3 +526,23 @@ async def test_wait_is_a_bool(wait):
     async with open_loopback_listener() as passive:
         with pytest.raises(TypeError, match="wait"):
             accept_connection(passive_or_server=passive, wait=wait)
+
+
+async def test_one_that_fails_leaves_the_others_waiting():
+    async def upgrade(stream):
+        if await stream.receive_some() == b"bad":
+            raise KeyError
+        return stream
+
+    async with serve_passive(LOCAL, upgrade=upgrade) as server, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def take():
+            async with accept_connection(server) as child:
+                await child.send_all(b"x")
+
+        await trio.testing.wait_all_tasks_blocked()
+        for word, answer in ((b"bad", b""), (b"good", b"x")):
+            async with open_socket(server.addresses[0]) as client:
+                await client.send_all(word)
+                assert await client.receive_some() == answer

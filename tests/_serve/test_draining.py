@@ -283,3 +283,29 @@ async def test_drains_at_the_same_time_count_each_connection_once(autojump_clock
     assert (statistics.drained, statistics.cut) == (2, 2)
     for client in clients:
         client.abort()
+
+
+async def test_who_takes_long_to_end_is_cut_once(autojump_clock):
+    async def stubborn(stream):
+        with trio.CancelScope(shield=True):
+            await trio.sleep(10)
+
+    async with serve_passive(("127.0.0.1", 0), stubborn) as server:
+        async with open_socket(server.addresses[0]):
+            await trio.testing.wait_all_tasks_blocked()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.drain, 1)
+                nursery.start_soon(server.drain, 2)
+    assert (server.statistics().drained, server.statistics().cut) == (0, 1)
+
+
+async def test_closing_a_listener_ends_however_fast_peers_connect(monkeypatch):
+    monkeypatch.setattr(server_module, "_LONGEST_QUEUE", server_module.BATCH)
+    async with serve_passive(("127.0.0.1", 0), echo, drain_timeout=0) as server:
+        server.pause()
+        number = server_module.BATCH + 6
+        clients = [await make_socket(server.addresses[0]) for _ in range(number)]
+        server.stop_accepting()
+        assert server.statistics().accepted == server_module.BATCH
+    for client in clients:
+        client.abort()

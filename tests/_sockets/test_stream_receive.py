@@ -22,7 +22,7 @@ class TestSizes:
                 await getattr(near, method)(size)
 
     @pytest.mark.parametrize("method", ["receive_some", "receive"])
-    @pytest.mark.parametrize("size", ["1", 1.5])
+    @pytest.mark.parametrize("size", ["1", 1.5, True])
     async def test_no_number(self, method, size):
         async with open_loopback_pair() as (near, _):
             with pytest.raises(TypeError):

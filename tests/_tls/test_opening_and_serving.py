@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
 import sys
@@ -10,6 +11,7 @@ import tempfile
 
 import pytest
 import trio
+import trio.testing
 
 from sockscope._core.errors import HandshakeError, HandshakeTimeoutError
 from sockscope._open.open import make_socket, open_socket
@@ -293,18 +295,25 @@ async def test_what_ends_the_program_passes_through_the_context_callable(certifi
     assert caught.group_contains(error)
 
 
-async def test_a_client_that_leaves_without_a_word_is_a_reset(certificates, caplog):
+@pytest.mark.parametrize("layers", [1, 2])
+async def test_a_client_that_leaves_without_a_word_is_a_reset(certificates, caplog, layers):
     """Any client can do it: no error of the handler's, and no line in the log."""
     outcomes = []
+    encrypt = tls_upgrade(certificates.server_context(), server_side=True)
     async with serve_passive(
         ("127.0.0.1", 0),
         echo,
-        upgrade=tls_upgrade(certificates.server_context()),
+        upgrade=chain(*[encrypt] * layers),
         on_close=lambda stream, outcome: outcomes.append(outcome),
     ) as server:
         for goodbye in (b"", b"garbage that is no record"):
             async with open_socket(server.addresses[0]) as below:
-                tls = await tls_upgrade(certificates.client_context(), server_hostname=NAME)(below)
+                tls = below
+                for _ in range(layers):
+                    again = tls_upgrade(
+                        certificates.client_context(), server_hostname=NAME, server_side=False
+                    )
+                    tls = await again(tls)
                 await tls.send_all(b"x")
                 assert await tls.receive_some() == b"x"
                 await below.send_all(goodbye)
@@ -312,3 +321,47 @@ async def test_a_client_that_leaves_without_a_word_is_a_reset(certificates, capl
     assert (statistics.resets, statistics.handler_errors) == (2, 0)
     assert outcomes == ["reset", "reset"]
     assert [record for record in caplog.records if record.levelno > 20] == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs pipes that can be waited for")
+@pytest.mark.parametrize("end", ["cancel", "close"])
+async def test_a_silent_pipe_holds_nothing_up(certificates, end):
+    """Neither a cancellation nor a close waits for whoever should write."""
+    reader, writer = os.pipe()
+    ended = []
+
+    async def send(tls):
+        try:
+            await tls.send_file(file)
+        finally:
+            ended.append(trio.lowlevel.current_task().name)
+
+    async def read(tls):
+        async for data in tls:
+            assert data == b"said"
+
+    with open(reader, "rb", buffering=0) as file:  # noqa: ASYNC230  # a pipe's end
+        async with serve_passive(
+            LOOPBACK, read, upgrade=tls_upgrade(certificates.server_context())
+        ) as server:
+            upgrade = tls_upgrade(certificates.client_context())
+            async with open_socket(server.addresses[0], upgrade=upgrade) as tls:
+                with trio.fail_after(10):
+                    async with trio.open_nursery() as nursery:
+                        if end == "close":
+
+                            @nursery.start_soon
+                            async def told():
+                                with pytest.raises(trio.ClosedResourceError):
+                                    await send(tls)
+
+                        else:
+                            nursery.start_soon(send, tls)
+                        os.write(writer, b"said")
+                        await trio.testing.wait_all_tasks_blocked(0.01)
+                        if end == "close":
+                            await tls.aclose()
+                        else:
+                            nursery.cancel_scope.cancel()
+    os.close(writer)
+    assert len(ended) == 1

@@ -17,10 +17,8 @@ from trio.lowlevel import checkpoint
 from sockscope._sockets.base import is_custom
 from sockscope._sockets.file_reading import (
     FARTHEST,
-    Reader,
     Source,
     may_wait,
-    reader_now,
     source_of,
 )
 from sockscope._sockets.stream_send import Sending
@@ -242,23 +240,6 @@ async def descriptor_of(file: BinaryIO) -> int | None:
     if file.writable():
         await trio.to_thread.run_sync(file.flush)  # what was written belongs to the file
     return file.fileno()
-
-
-def reader_of(file: BinaryIO, descriptor: int | None) -> Reader:
-    """A function of place and size that reads *file* there, to be called in a Trio thread.
-
-    It can be cancelled while it waits for a pipe or its like.
-    """
-    if descriptor is not None or not may_wait(file):
-        return reader_now(file, descriptor)
-    source = source_of(file, descriptor)
-
-    def read(place: int, size: int) -> bytes:
-        data = trio.from_thread.run(source.read, place, size)
-        source.taken(len(data))
-        return data
-
-    return read
 
 
 async def _load(descriptor: int, place: int, size: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import trio
 
 from sockscope._core.errors import HandshakeError
+from sockscope._core.frozen import refuse_changes
 from sockscope._tls.faults import (
     handshake_error,
     in_words,
@@ -25,6 +26,7 @@ from sockscope._tls.faults import (
 logger: Final = logging.getLogger("sockscope.server")
 
 
+@refuse_changes
 @dataclass(frozen=True, slots=True)
 class ClientHello:
     """What is known of a connection when its TLS context is chosen.

@@ -74,6 +74,7 @@ class TLSDriver(TLSInformation):
         "_ended",
         "_eof_sent",
         "_fault",
+        "_file_wait",
         "_flushing",
         "_handshaking",
         "_incoming",
@@ -136,6 +137,8 @@ class TLSDriver(TLSInformation):
         self._flushing = False
         self._pulling = False
         self._waiters: trio.lowlevel.ParkingLot | None = None
+        # Where `send_file` waits for its file.
+        self._file_wait: trio.CancelScope | None = None
 
     def _peer(self) -> str:
         return peer_in_words(self._transport, None if self.server_side else self.server_hostname)

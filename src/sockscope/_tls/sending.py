@@ -9,7 +9,8 @@ from typing import BinaryIO, Final
 import trio
 from trio.lowlevel import checkpoint
 
-from sockscope._sockets.send_file import check_arguments, descriptor_of, reader_of
+from sockscope._sockets.file_reading import Source, source_of
+from sockscope._sockets.send_file import check_arguments, descriptor_of
 from sockscope._tls.driver import RECORD_SIZE, TLSDriver, busy
 from sockscope._tls.faults import unexpected_eof
 
@@ -116,7 +117,7 @@ class Sending(TLSDriver):
         *,
         progress: Callable[[int], object] | None = None,
     ) -> int:
-        """Send part of a file, reading it in a thread, piece by piece.
+        """Send part of a file, piece by piece.
 
         Args:
           file: as for `StreamSocket.send_file`.
@@ -128,8 +129,8 @@ class Sending(TLSDriver):
           The bytes sent.
 
         Raises:
-          ValueError: *offset* or *count* is negative.
-          TypeError: *file* gives text.
+          ValueError: *offset* or *count* is negative, or beyond any file.
+          TypeError: *file* is no open binary file.
           OSError: the file could not be read.
           Otherwise as `send_all`.
 
@@ -144,22 +145,29 @@ class Sending(TLSDriver):
             if not self._send_ready:
                 await self._before_sending()
             await checkpoint()
-            read = reader_of(file, await descriptor_of(file))
+            source = source_of(file, await descriptor_of(file))
             sent = 0
             while sent != count:
                 size = READ_SIZE if count is None else min(READ_SIZE, count - sent)
-                data = await trio.to_thread.run_sync(read, offset + sent, size)
+                data = await self._read_file(source, offset + sent, size)
                 if not data:
                     break
                 for start in range(0, len(data), PIECE_SIZE):
                     piece = data[start : start + PIECE_SIZE]
                     await self._send_piece(piece)
                     sent += len(piece)
+                    source.taken(len(piece))
                     if progress is not None:
                         progress(sent)
             return sent
         finally:
             self._sending = False
+
+    async def _read_file(self, source: Source, place: int, size: int) -> bytes:
+        """Read some of a file, which may be a silent pipe, as long as the stream is open."""
+        with trio.CancelScope() as self._file_wait:
+            return await source.read(place, size)
+        raise trio.ClosedResourceError("another task closed this TLS stream")
 
     async def wait_send_all_might_not_block(self) -> None:
         """Sleep until `send_all` might not have to wait.

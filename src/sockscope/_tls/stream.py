@@ -185,6 +185,8 @@ class TLSStream(Receiving, Sending, trio.abc.HalfCloseableStream):
         self._closed = True
         self._receive_ready = self._send_ready = False
         self._wake()
+        if self._file_wait is not None:
+            self._file_wait.cancel()
         in_peace = not can_say_goodbye
         try:
             if can_say_goodbye:
