@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 import subprocess
 from pathlib import Path
@@ -27,7 +28,15 @@ PAGES = [
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_page(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run_page(path, tmp_path)
+    told, root = logging.getLogger("sockscope.server"), logging.getLogger()
+    levels, handlers = (told.level, root.level), root.handlers[:]
+    try:
+        run_page(path, tmp_path)
+    finally:
+        # What a page says of logging is for its reader's program only.
+        told.setLevel(levels[0])
+        root.setLevel(levels[1])
+        root.handlers[:] = handlers
 
 
 def test_set_up_commands_are_one_line_each():
