@@ -546,3 +546,16 @@ async def test_one_that_fails_leaves_the_others_waiting():
             async with open_socket(server.addresses[0]) as client:
                 await client.send_all(word)
                 assert await client.receive_some() == answer
+
+
+async def test_no_waiting_and_the_only_one_fails():
+    async def upgrade(stream):
+        await trio.lowlevel.checkpoint()
+        raise KeyError
+
+    async with serve_passive(LOCAL, upgrade=upgrade) as server:
+        async with open_socket(server.addresses[0]):
+            with pytest.raises(trio.WouldBlock):
+                await enter(accept_connection(server, wait=False))
+            with pytest.raises(AcceptTimeoutError):
+                await enter(accept_connection(server, timeout=0))

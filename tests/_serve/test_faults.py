@@ -242,6 +242,9 @@ def test_one_connection_fails_alone(run_under_faults, always):
             assert figures.pop(figure) == 1
         elif figure is not None:
             assert figures.pop(figure) == len(names), call
+        elif call == "epoll_ctl":
+            # Whether a wait needs the call depends on who was faster; one that fails is counted.
+            assert figures.pop("resets") <= len(names)
         assert not any(figures.values())
     assert outcome.cpu_seconds < 5
 

@@ -308,15 +308,16 @@ async def test_a_client_that_leaves_without_a_word_is_a_reset(certificates, capl
     ) as server:
         for goodbye in (b"", b"garbage that is no record"):
             async with open_socket(server.addresses[0]) as below:
-                tls = below
+                tls = under = below
                 for _ in range(layers):
+                    under = tls
                     again = tls_upgrade(
                         certificates.client_context(), server_hostname=NAME, server_side=False
                     )
                     tls = await again(tls)
                 await tls.send_all(b"x")
                 assert await tls.receive_some() == b"x"
-                await below.send_all(goodbye)
+                await under.send_all(goodbye)
     statistics = server.statistics()
     assert (statistics.resets, statistics.handler_errors) == (2, 0)
     assert outcomes == ["reset", "reset"]
