@@ -516,3 +516,11 @@ async def test_a_closed_socket_gives_none_of_what_it_had_ahead():
         for receive in (near.receive_from, near.receive_many, lambda: near.receive_from(peek=True)):
             with pytest.raises(trio.ClosedResourceError):
                 await receive()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+async def test_a_closed_socket_sends_no_batch(number):
+    async with opened() as near, opened() as far:
+        await near.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            await near.send_many([(b"x", far.local_address)] * number)

@@ -73,6 +73,7 @@ class BatchSending(Sending):
         sent = 0
         at_checkpoint = 0
         await checkpoint_if_cancelled()
+        self._check_open()
         try:
             for run, address, size in self._runs(datagrams):
                 if size is None:
