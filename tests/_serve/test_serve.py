@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import sys
@@ -289,6 +290,26 @@ class TestExceptions:
                 server.cancel_scope.cancel()
                 await trio.sleep_forever()
         assert server.cancel_scope.cancelled_caught
+
+    async def test_accepting_stops_after_the_handlers_ended(self, local):
+        """Who waits in the queue of a cancelled server is closed, and counted as ended."""
+        with no_descriptor_left():
+            async with serve_passive(local, echo) as server:
+                server.pause()
+                client = await make_socket(server.addresses[0])
+                server.cancel_scope.cancel()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    with trio.CancelScope(shield=True):
+                        await trio.testing.wait_all_tasks_blocked()
+                    server.stop_accepting()
+                    figures = server.statistics()
+                    assert (figures.accepted, figures.finished, figures.active) == (1, 1, 0)
+            # A local socket has no reset: its end is all that the client sees.
+            with contextlib.suppress(trio.BrokenResourceError):
+                assert await client.receive_some() == b""
+            await client.aclose()
 
     async def test_the_last_listener_that_fails(self, caplog):
         async def body():
