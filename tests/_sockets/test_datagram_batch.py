@@ -15,7 +15,7 @@ from sockscope._core.errors import DatagramError, ResolverError
 from sockscope._options.features import supports
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.datagram_types import Datagram
-from sockscope._sockets.message_vector import HAS_SENDMMSG, MessageVector
+from sockscope._sockets.message_vector import HAS_SENDMMSG, SendVector
 from sockscope.testing import ScriptedResolver
 from tests._sockets.datagrams import BIG, INTERNET, LOOPBACK, closed_port, drain, opened, pair
 
@@ -505,7 +505,7 @@ def test_data_that_shrinks_meanwhile_is_not_read_beyond():
     del data[50:]
     with stdlib_socket.socket(stdlib_socket.AF_INET, stdlib_socket.SOCK_DGRAM) as sock:
         with pytest.raises(BufferError):
-            MessageVector(stdlib_socket.AF_INET).send(sock.fileno(), messages)
+            SendVector(stdlib_socket.AF_INET).send(sock.fileno(), messages)
 
 
 async def test_a_closed_socket_gives_none_of_what_it_had_ahead():

@@ -17,10 +17,11 @@ from sockscope._options.values import SocketOptions
 from sockscope._sockets.ancillary_datagram import UDP, UDP_GRO
 from sockscope._sockets.base import AnySocket
 from sockscope._sockets.datagram_batch import BatchSending
-from sockscope._sockets.datagram_receive import ROOM, Receiving
+from sockscope._sockets.datagram_receive import Receiving
 from sockscope._sockets.datagram_room import FullQueues
 from sockscope._sockets.datagram_types import Datagram
 from sockscope._sockets.faults import ALREADY_GONE
+from sockscope._sockets.message_vector import ROOM
 from sockscope._sockets.multicast import (
     GroupLike,
     InterfaceLike,

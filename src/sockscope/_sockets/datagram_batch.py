@@ -32,7 +32,7 @@ from sockscope._sockets.ancillary_datagram import UDP_SEGMENT, segment_message
 from sockscope._sockets.base import AF_UNIX
 from sockscope._sockets.datagram_send import Data, Sending, size_of
 from sockscope._sockets.datagram_state import UNKNOWN
-from sockscope._sockets.message_vector import HAS_SENDMMSG, MOST_MESSAGES, MessageVector
+from sockscope._sockets.message_vector import HAS_SENDMMSG, MOST_MESSAGES, SendVector
 
 # What one send may hold: a datagram's 65,535 bytes less the IPv4 and UDP headers.
 _LONGEST_TRAIN: Final = 65507
@@ -192,7 +192,7 @@ class BatchSending(Sending):
 
     def _send_vector(self, messages: list[tuple[Data, int, Any]]) -> int:
         if self._vector is None:
-            self._vector = MessageVector(self._family)
+            self._vector = SendVector(self._family)
         sent = self._vector.send(self._sock.fileno(), messages)
         self._sent += sent
         return sent

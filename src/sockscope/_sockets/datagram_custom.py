@@ -18,10 +18,11 @@ from sockscope._options.values import SocketOptions
 from sockscope._sockets.base import AnySocket
 from sockscope._sockets.custom import _CustomSocket
 from sockscope._sockets.datagram import DatagramSocket
-from sockscope._sockets.datagram_receive import ROOM, cut, refuse_truncated
+from sockscope._sockets.datagram_receive import cut, refuse_truncated
 from sockscope._sockets.datagram_send import Data
 from sockscope._sockets.datagram_state import UNKNOWN
 from sockscope._sockets.datagram_types import Datagram
+from sockscope._sockets.message_vector import ROOM
 
 
 class CustomDatagramSocket(_CustomSocket, DatagramSocket):

@@ -15,24 +15,38 @@ from typing import Any, Final, TypeVar
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
+from sockscope._addresses.values import Address
 from sockscope._core.deadlines import check_timeout, deadline_after
 from sockscope._core.errors import DatagramError, TruncatedError, socket_error
-from sockscope._sockets.ancillary_datagram import UDP, UDP_GRO, is_link_local, reported
+from sockscope._sockets.ancillary_datagram import (
+    ROOM_FOR_ALL,
+    UDP,
+    UDP_GRO,
+    is_link_local,
+    reported,
+)
 from sockscope._sockets.base import AF_UNIX, error_of
 from sockscope._sockets.datagram_state import DatagramState
 from sockscope._sockets.datagram_types import Datagram
 from sockscope._sockets.error_queue import NETWORK_ERRORS, read_error_queue
+from sockscope._sockets.message_vector import (
+    MOST_MESSAGES,
+    ROOM,
+    Extras,
+    receive_vector,
+    unpack_name,
+)
 
 _T = TypeVar("_T")
 _PEEK: Final = stdlib_socket.MSG_PEEK
 _TRUNCATED: Final = stdlib_socket.MSG_TRUNC
-# A byte more than any UDP datagram has, so that what was cut shows by its length. Less
-# would lose the rest of a joined train, and Windows makes an error of a datagram cut off.
-ROOM: Final = 65536
 # Each pending error is consumed by being told: more in a row than this are no such errors.
 _ERRORS_IN_A_ROW: Final = 16
 _NOTHING_REPORTED: Final = (None, None, None, None, None, None)
+_NO_EXTRAS: Final[Extras] = ([], False)
 _SEGMENT_SIZE: Final = (UDP, UDP_GRO)
+# For fewer messages than that, single calls are quicker.
+_WORTH_A_VECTOR: Final = 4
 _INT: Final = struct.Struct("i")
 
 # The kernel says so in poll once nothing more can be received (SHUT_RD).
@@ -205,24 +219,27 @@ class Receiving(DatagramState):
     def _take_train(self, room: int, flags: int = 0) -> list[Datagram]:
         """What one recvmsg(2) gives: a datagram, or those that the kernel has joined."""
         data, messages, got, sender = self._sock.recvmsg(room, self._room, flags)
-        address = self._senders.get(sender) or self._sender(sender)
-        rest, size = self._read_reports(messages, len(data))
-        rest = (address, bool(got & _TRUNCATED), *rest)
-        if size >= len(data):
-            found = [_new(Datagram, (data, *rest))]
-        else:
-            # What a batch of a million a second is made of.
-            cut, to, interface, hops, traffic_class, timestamp, dropped = rest[1:]
-            found = [
-                _new(
-                    Datagram,
-                    (piece, address, cut, to, interface, hops, traffic_class, timestamp, dropped),
-                )
-                for piece in _split(data, size)
-            ]
+        found = self._datagrams(data, self._sender(sender), messages, bool(got & _TRUNCATED))
         if not flags:
             self._received += len(found)
         return found
+
+    def _datagrams(
+        self, data: bytes, address: Address, messages: Any, is_cut: bool
+    ) -> list[Datagram]:
+        """What came as one: a datagram, or those that the kernel has joined."""
+        reports, size = self._read_reports(messages, len(data))
+        if size >= len(data):
+            return [_new(Datagram, (data, address, is_cut, *reports))]
+        # What a batch of a million a second is made of.
+        to, interface, hops, traffic_class, timestamp, dropped = reports
+        return [
+            _new(
+                Datagram,
+                (piece, address, is_cut, to, interface, hops, traffic_class, timestamp, dropped),
+            )
+            for piece in _split(data, size)
+        ]
 
     def _read_reports(self, messages: Any, length: int) -> tuple[tuple[Any, ...], int]:
         """The fields of the datagrams that are reports, and the size of each but the last."""
@@ -269,11 +286,7 @@ class Receiving(DatagramState):
         found = self._pending[:count]
         del self._pending[:count]
         try:
-            if self._room:
-                while len(found) < count:
-                    found += self._take_train(ROOM)
-            else:
-                self._take_plain(found, count)
+            self._take_more(found, count)
         except OSError as exc:
             if not found:
                 raise
@@ -291,6 +304,52 @@ class Receiving(DatagramState):
         with deadline_after(max_wait):
             return await self._past(exc, attempt, dont_wait=False)
         return []
+
+    def _take_more(self, found: list[Datagram], count: int) -> None:
+        """Fill *found* up to *count*, or a train beyond, until something is met with."""
+        while (missing := count - len(found)) > 0:
+            # What a train brings beyond *count* has to be kept for the next receive.
+            messages = min(missing // self._train, MOST_MESSAGES)
+            if messages >= _WORTH_A_VECTOR and self._receives_vectors:
+                if not self._take_vector(found, messages):
+                    return
+            elif self._room:
+                train = self._take_train(ROOM)
+                self._train = len(train)
+                found += train
+            else:
+                self._take_plain(found, count)
+
+    def _take_vector(self, found: list[Datagram], count: int) -> bool:
+        """Add what one recvmmsg(2) of *count* messages gives; whether there may be more."""
+        try:
+            pieces, names, extras = receive_vector(ROOM_FOR_ALL).receive(
+                self._sock.fileno(), self._family, count, self._room
+            )
+        except OSError as exc:
+            if exc.errno != errno.ENOSYS:
+                raise
+            self._receives_vectors = False
+            return True
+        senders, new_sender = self._senders, self._sender_named
+        addresses = [senders.get(name) or new_sender(name) for name in names]
+        before = len(found)
+        if extras is None and not self._requested.receive_drops:
+            found += [
+                _new(Datagram, (data, address, False, None, None, None, None, None, None))
+                for data, address in zip(pieces, addresses, strict=True)
+            ]
+        else:
+            extras = extras or [_NO_EXTRAS] * len(pieces)
+            for data, address, extra in zip(pieces, addresses, extras, strict=True):
+                found += self._datagrams(data, address, *extra)
+        taken = len(found) - before
+        self._received += taken
+        self._train = taken // len(pieces)
+        return len(pieces) == count
+
+    def _sender_named(self, name: Any) -> Address:
+        return self._new_sender(name, unpack_name(name))
 
     def _take_plain(self, found: list[Datagram], count: int) -> None:
         """Fill *found* up to *count* by recvfrom(2), until it raises."""

@@ -30,7 +30,7 @@ from sockscope._sockets.datagram_types import Datagram, DatagramSocketStatistics
 from sockscope._sockets.disconnect import disconnect
 from sockscope._sockets.error_queue import read_error_queue
 from sockscope._sockets.long_path import sockaddr_for
-from sockscope._sockets.message_vector import MessageVector
+from sockscope._sockets.message_vector import HAS_RECVMMSG, SendVector
 
 AF_INET: Final = int(stdlib_socket.AF_INET)
 AF_INET6: Final = int(stdlib_socket.AF_INET6)
@@ -68,6 +68,7 @@ class DatagramState(BaseSocket):
         "_pending",
         "_read_ended",
         "_received",
+        "_receives_vectors",
         "_receiving",
         "_room",
         "_senders",
@@ -75,6 +76,7 @@ class DatagramState(BaseSocket):
         "_sent",
         "_shared_hosts",
         "_targets",
+        "_train",
         "_turn",
         "_vector",
     )
@@ -129,7 +131,11 @@ class DatagramState(BaseSocket):
         self._most_segments = _MOST_SEGMENTS
         self._largest_segment = 65535
         # The arguments of sendmmsg(2), once needed.
-        self._vector: MessageVector | None = None
+        self._vector: SendVector | None = None
+        # Whether recvmmsg(2) may be used, and how many datagrams came with each message of
+        # the last: so many that the first asks for one.
+        self._receives_vectors = HAS_RECVMMSG and self._family in (AF_INET, AF_INET6)
+        self._train = _MOST_SEGMENTS
         self._room = 0
         self._update_room()
 
@@ -335,12 +341,13 @@ class DatagramState(BaseSocket):
 
     def _sender(self, sockaddr: Any) -> Address:
         """The address of who sent a datagram."""
-        address = self._senders.get(sockaddr)
-        if address is None:
-            if len(self._senders) >= _ADDRESSES_KEPT:
-                self._senders.clear()
-            address = from_sockaddr(self._family, sockaddr, unmap=True)
-            self._senders[sockaddr] = address
+        return self._senders.get(sockaddr) or self._new_sender(sockaddr, sockaddr)
+
+    def _new_sender(self, key: Any, sockaddr: Any) -> Address:
+        if len(self._senders) >= _ADDRESSES_KEPT:
+            self._senders.clear()
+        address = from_sockaddr(self._family, sockaddr, unmap=True)
+        self._senders[key] = address
         return address
 
     def _destination(self, host: Any, interface: int | None, *, scoped: bool) -> InternetAddress:
