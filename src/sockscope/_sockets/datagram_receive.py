@@ -309,7 +309,7 @@ class Receiving(DatagramState):
         """Fill *found* up to *count*, or a train beyond, until something is met with."""
         while (missing := count - len(found)) > 0:
             # What a train brings beyond *count* has to be kept for the next receive.
-            messages = min(missing // self._train, MOST_MESSAGES)
+            messages = min(missing // self._train if self._room else missing, MOST_MESSAGES)
             if messages >= _WORTH_A_VECTOR and self._receives_vectors:
                 if not self._take_vector(found, messages):
                     return
