@@ -9,7 +9,6 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,6 +136,29 @@ async def test_a_system_that_refuses_the_call(monkeypatch):
             for number in range(100):
                 await sender.send_to(b"%d" % number, receiver.local_address)
             assert [int(d.data) for d in await drain(receiver)] == list(range(100))
+
+
+async def test_an_error_between_two_calls_is_told_next(monkeypatch):
+    real = message_vector._recvmmsg
+    calls = []
+
+    def second_fails(*arguments):
+        calls.append(arguments)
+        if len(calls) != 2:
+            return real(*arguments)
+        ctypes.set_errno(errno.ECONNREFUSED)
+        return -1
+
+    options = BIG | SocketOptions(gro=False)
+    async with pair(options=options) as (receiver, sender):
+        await receiver.connect(sender.local_address)
+        await sender.send_many([(b"x", receiver.local_address)] * 64)
+        monkeypatch.setattr(message_vector, "_recvmmsg", second_fails)
+        assert len(await receiver.receive_many(100)) == 64
+        with pytest.raises(ConnectionRefusedError):
+            await receiver.receive_many()
+        await sender.send_to(b"still there", receiver.local_address)
+        assert (await receiver.receive_many())[0].data == b"still there"
 
 
 def test_what_was_cut_is_said():
