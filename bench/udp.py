@@ -38,7 +38,7 @@ def datagrams(direction: str, size: int, group: str, companion: str) -> SelfMeas
 
 
 WORKLOADS = (
-    *(datagrams("send", size, TRAINS, "sink") for size in SIZES),
+    *(datagrams("send", size, TRAINS, "sink-joined") for size in SIZES),
     *(datagrams("receive", size, TRAINS, "blast-segmented") for size in SIZES),
     *(datagrams("send-scattered", size, SINGLE, "sink") for size in SIZES),
     *(datagrams("receive-single", size, SINGLE, "blast") for size in SIZES),

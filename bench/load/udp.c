@@ -1,6 +1,7 @@
 /* The other end of the datagram benchmarks.
  *
  * load_udp sink SIZE               sends the first datagram back, then takes all that come
+ * load_udp sink-joined SIZE        the same, taking trains as one (UDP_GRO)
  * load_udp blast SIZE              answers the first datagram with as many as it can send
  * load_udp blast-segmented SIZE    the same, handed over in trains (UDP_SEGMENT)
  *
@@ -23,10 +24,14 @@
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
 #endif
+#ifndef UDP_GRO
+#define UDP_GRO 104
+#endif
 
 enum {
     PERIOD = 251,
     LARGEST = 65507,
+    MOST_JOINED = 128,
     BATCH = 32,
     TRAIN = 32, /* datagrams: below the 64 of older kernels, and whole at any size here */
     BUFFER = 4 << 20,
@@ -56,14 +61,22 @@ static void take(int fd, size_t size, struct sockaddr_in *sender) {
     socklen_t length = sizeof *sender;
     ssize_t count = recvfrom(fd, received, sizeof received, 0, (struct sockaddr *)sender, &length);
     if (count < 0) give_up_errno("recvfrom");
-    if ((size_t)count != size || memcmp(received, payload, size) != 0)
-        give_up("sink", "a datagram came with other bytes");
+    /* Without UDP_GRO, and of who sends one by one, there is one. */
+    if (count == 0 || (size_t)count % size != 0 || (size_t)count / size > MOST_JOINED)
+        give_up("sink", "a datagram came with another size");
+    for (ssize_t start = 0; start < count; start += (ssize_t)size)
+        if (memcmp(received + start, payload, size) != 0)
+            give_up("sink", "a datagram came with other bytes");
 }
 
-static void sink(size_t size) {
+static void sink(size_t size, bool joined) {
     struct pollfd sockets[] = {{.fd = bound_socket(","), .events = POLLIN},
                                {.fd = bound_socket("\n"), .events = POLLIN}};
     struct sockaddr_in sender;
+    int on = joined;
+    for (int i = 0; i < 2; i++)
+        if (setsockopt(sockets[i].fd, SOL_UDP, UDP_GRO, &on, sizeof on) != 0)
+            give_up_errno("UDP_GRO");
     take(sockets[0].fd, size, &sender);
     sendto(sockets[0].fd, received, size, 0, (struct sockaddr *)&sender, sizeof sender);
     while (poll(sockets, 2, PATIENCE_MS) > 0)
@@ -96,10 +109,10 @@ static void blast(size_t size, bool segmented) {
 
 int main(int argc, char **argv) {
     size_t size = argc == 3 ? strtoull(argv[2], NULL, 10) : 0;
-    if (size == 0 || size > LARGEST) give_up("usage", "load_udp sink|blast|blast-segmented SIZE");
+    if (size == 0 || size > LARGEST) give_up("usage", "load_udp sink|sink-joined|blast|blast-segmented SIZE");
     for (int i = 0; i < LARGEST + PERIOD; i++) payload[i] = (unsigned char)(i % PERIOD);
-    if (strcmp(argv[1], "sink") == 0)
-        sink(size);
+    if (strncmp(argv[1], "sink", 4) == 0)
+        sink(size, strcmp(argv[1], "sink-joined") == 0);
     else
         blast(size, strcmp(argv[1], "blast-segmented") == 0);
     return 0;

@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from sockscope import SocketOptions
+from sockscope import SocketOptions, open_socket, serve_passive
 from sockscope._sockets import engine
 from sockscope._sockets.stream import StreamSocket
 from sockscope.testing import open_descriptors, open_loopback_pair
@@ -66,6 +66,56 @@ async def test_many_streams_share_a_wake_and_leave_nothing(adaptive):
                     far._sock.send(b"%d" % index)
             assert sorted(int(data.unwrap()) for data in got) == list(range(MANY))
         assert any(near._registered != -1 for near, _ in pairs)
+    assert open_descriptors() == before
+
+
+async def test_while_it_is_held_the_descriptor_stays(always):
+    before = open_descriptors()
+    running = engine.current_engine()
+    with running.held(), running.held():
+        polls = []
+        for _ in range(3):
+            async with open_loopback_pair() as (near, far), trio.open_nursery() as nursery:
+                got = []
+                nursery.start_soon(receive, near, got)
+                await wait_all_tasks_blocked()
+                far._sock.send(b"x")
+            assert got[0].unwrap() == b"x"
+            polls.append(running._epoll)
+        assert polls[0] is polls[1] is polls[2]
+        assert not polls[0].closed
+        assert open_descriptors().keys() - before.keys() == {polls[0].fileno()}
+    assert open_descriptors() == before
+
+
+async def test_who_waits_in_it_outlives_who_held_it(always):
+    before = open_descriptors()
+    async with open_loopback_pair() as (near, far), trio.open_nursery() as nursery:
+        got = []
+        with engine.current_engine().held():
+            nursery.start_soon(receive, near, got)
+            await wait_all_tasks_blocked()
+        far._sock.send(b"x")
+    assert got[0].unwrap() == b"x"
+    assert open_descriptors() == before
+
+
+async def test_a_server_keeps_it_from_one_connection_to_the_next(always):
+    async def echo(stream):
+        async for data in stream:
+            await stream.send_all(data)
+
+    before = open_descriptors()
+    async with serve_passive(("127.0.0.1", 0), echo, idle_timeout=60) as server:
+        polls = set()
+        for _ in range(3):
+            async with open_socket(server.addresses[0]) as client:
+                await client.send_all(b"x")
+                assert await client.receive_some() == b"x"
+                polls.add(engine.current_engine()._epoll)
+        await wait_all_tasks_blocked()
+        assert polls == {engine.current_engine()._epoll}
+        assert None not in polls
     assert open_descriptors() == before
 
 

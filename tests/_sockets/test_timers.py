@@ -33,7 +33,8 @@ async def pair(where, loopback_kind):
 
 
 def system_tasks():
-    return len(trio.lowlevel.current_root_task().child_nurseries[0].child_tasks)
+    nurseries = trio.lowlevel.current_root_task().child_nurseries
+    return sum(len(nursery.child_tasks) for nursery in nurseries)
 
 
 class TestReceiving:
@@ -246,6 +247,37 @@ class TestTheHeap:
         deadlines.watch(late, 6)
         await trio.sleep(100)
         assert late.expired == [pytest.approx(6)]
+
+    async def test_held_its_task_stays_and_has_no_deadline(self, autojump_clock):
+        before = system_tasks()
+        deadlines = Deadlines()
+        with deadlines.held(), deadlines.held():
+            assert system_tasks() == before
+            for _ in range(3):
+                owner = Owner(trio.current_time() + 5)
+                deadlines.watch(owner, owner.due)
+                deadlines.forget(owner)
+                await wait_all_tasks_blocked()
+                assert system_tasks() == before + 1
+                # The clock would jump to a deadline that is left.
+                with trio.move_on_after(100) as scope:
+                    await trio.sleep_forever()
+                assert scope.cancelled_caught
+            owner = Owner(trio.current_time() + 5)
+            deadlines.watch(owner, owner.due)
+            await trio.sleep(6)
+            assert owner.expired
+        await wait_all_tasks_blocked()
+        assert system_tasks() == before
+
+    async def test_who_is_in_it_outlives_who_held_it(self, autojump_clock):
+        deadlines = Deadlines()
+        owner = Owner(5)
+        with deadlines.held():
+            deadlines.watch(owner, owner.due)
+        await trio.sleep(6)
+        assert owner.expired == [pytest.approx(5)]
+        assert deadlines._sleep is None
 
     async def test_the_forgotten_take_no_room(self, autojump_clock):
         deadlines = Deadlines()

@@ -31,8 +31,10 @@ from sockscope._serve.overload import Crowd, Reserve
 from sockscope._serve.settings import Outcome, Settings
 from sockscope._serve.statistics import Counters
 from sockscope._serve.timers import TimeLimit
+from sockscope._sockets.engine import current_engine
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
+from sockscope._sockets.timers import current_deadlines
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -85,11 +87,13 @@ class Connections(Generic[T]):
         """Hold the nursery of the handlers, which can be cut without the server's body."""
         failure: BaseException | None = None
         try:
-            async with trio.open_nursery() as self._nursery:
-                task_status.started()
-                await drained.wait()
-                # What else may be in there is cancelled.
-                self._nursery.cancel_scope.cancel()
+            # What each connection would need anew is kept from one to the next.
+            with current_engine().held(), current_deadlines().held():
+                async with trio.open_nursery() as self._nursery:
+                    task_status.started()
+                    await drained.wait()
+                    # What else may be in there is cancelled.
+                    self._nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             # One failure is shown as a child of the server's own nursery would be.
             failure = group.exceptions[0] if len(group.exceptions) == 1 else group

@@ -19,7 +19,8 @@ What holds it together:
   would wake for each event.
 - Listeners and datagram sockets wait with Trio's own level-triggered call: an edge that
   a shortage of descriptors made us miss would never come again.
-- The descriptor lives as long as some stream is registered, and its task with it.
+- The descriptor lives as long as some stream is registered, and its task with it; while a
+  server runs they stay, for its next connection would need them again.
 
 ``SOCKSCOPE_ENGINE=trio`` in the environment turns it off, ``SOCKSCOPE_ENGINE=epoll`` has
 every stream wait in it; systems without epoll never have it.
@@ -29,6 +30,8 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import trio
@@ -86,6 +89,17 @@ class Engine:
         # How often a stream of this run has waited, here or by Trio's own call.
         self._waits = 0
         self._running = False
+        self._holders = 0
+
+    @contextmanager
+    def held(self) -> Generator[None, None, None]:
+        """Keep the descriptor, once there is one, while no stream is registered."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            self._close_if_empty()
 
     def is_worth_it(self, stream: Waiter) -> bool:
         """Whether the wait that *stream* is about to begin had better be here."""
@@ -127,7 +141,11 @@ class Engine:
         self._close_if_empty()
 
     def _close_if_empty(self) -> None:
-        if self._epoll is None or self._streams:
+        if not (self._streams or self._holders):
+            self._close()
+
+    def _close(self) -> None:
+        if self._epoll is None:
             return
         poll, self._epoll = self._epoll, None
         if self._running:
@@ -158,7 +176,7 @@ class Engine:
         for stream in self._streams.values():
             stream._registered = -1
         self._streams.clear()
-        self._close_if_empty()
+        self._close()
 
     def _deliver(self, events: list[tuple[int, int]]) -> None:
         for fd, mask in events:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import trio
@@ -44,6 +46,18 @@ class Deadlines:
         # Entries whose owner has another one, or needs none any more.
         self._stale = 0
         self._sleep: trio.CancelScope | None = None
+        self._holders = 0
+
+    @contextmanager
+    def held(self) -> Generator[None, None, None]:
+        """Keep the task, once there is one, while nobody is in the heap."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if not self._heap:
+                self._clear()
 
     def watch(self, timed: Timed, due: float) -> None:
         """Look at *timed* at *due*, if it is not looked at before that anyway."""
@@ -75,14 +89,19 @@ class Deadlines:
     def _clear(self) -> None:
         self._heap.clear()
         self._stale = 0
-        if self._sleep is not None:
+        if self._sleep is None:
+            return
+        if self._holders:
+            self._sleep.deadline = math.inf
+        else:
             self._sleep.cancel()
 
     async def _run(self) -> None:
-        """Look at who is due, as long as anybody is in the heap."""
+        """Look at who is due, as long as anybody is in the heap, or may soon be."""
         try:
-            while self._heap:
-                with trio.CancelScope(deadline=self._heap[0][0]) as self._sleep:
+            while self._heap or self._holders:
+                first = self._heap[0][0] if self._heap else math.inf
+                with trio.CancelScope(deadline=first) as self._sleep:
                     await trio.sleep_forever()
                 self._look(trio.current_time())
         finally:
