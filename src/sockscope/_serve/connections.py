@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import socket as stdlib_socket
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Generator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final, Generic, TypeVar
 
 import outcome
@@ -87,8 +88,7 @@ class Connections(Generic[T]):
         """Hold the nursery of the handlers, which can be cut without the server's body."""
         failure: BaseException | None = None
         try:
-            # What each connection would need anew is kept from one to the next.
-            with current_engine().held(), current_deadlines().held():
+            with self._machinery():
                 async with trio.open_nursery() as self._nursery:
                     task_status.started()
                     await drained.wait()
@@ -104,6 +104,13 @@ class Connections(Generic[T]):
                 self.reserve.close()
         if failure is not None:
             raise failure
+
+    @contextmanager
+    def _machinery(self) -> Generator[None, None, None]:
+        """Keep what each connection would otherwise need anew."""
+        with current_engine().held():
+            with current_deadlines().held() if self._is_timed else nullcontext():
+                yield
 
     async def all_ended(self) -> None:
         """Wait until none is left, lingering ones included. A checkpoint unless none is."""

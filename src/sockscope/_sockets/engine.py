@@ -19,8 +19,8 @@ What holds it together:
   would wake for each event.
 - Listeners and datagram sockets wait with Trio's own level-triggered call: an edge that
   a shortage of descriptors made us miss would never come again.
-- The descriptor lives as long as some stream is registered, and its task with it; while a
-  server runs they stay, for its next connection would need them again.
+- The descriptor lives as long as some stream is registered or a server runs, and its task
+  with it.
 
 ``SOCKSCOPE_ENGINE=trio`` in the environment turns it off, ``SOCKSCOPE_ENGINE=epoll`` has
 every stream wait in it; systems without epoll never have it.
@@ -28,6 +28,7 @@ every stream wait in it; systems without epoll never have it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 from collections.abc import Generator
@@ -93,9 +94,15 @@ class Engine:
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:
-        """Keep the descriptor, once there is one, while no stream is registered."""
+        """Have the descriptor and its task, though no stream is registered.
+
+        From the beginning: who counts either while a server runs shall find no change.
+        """
         self._holders += 1
         try:
+            if ENABLED:
+                with contextlib.suppress(OSError):  # tried again when it is needed
+                    self._open()
             yield
         finally:
             self._holders -= 1
@@ -113,19 +120,23 @@ class Engine:
         What cannot be registered (no watches left, say) waits by Trio's own call.
         """
         try:
-            if self._epoll is None:
-                self._epoll = select.epoll()
+            poll = self._open()
             fd = stream.fileno()
-            self._epoll.register(fd, _INTEREST)
+            poll.register(fd, _INTEREST)
         except OSError:
             self._close_if_empty()
             return False
         self._streams[fd] = stream
         stream._registered = fd
+        return True
+
+    def _open(self) -> select.epoll:
+        if self._epoll is None:
+            self._epoll = select.epoll()
         if not self._running:
             self._running = True
             trio.lowlevel.spawn_system_task(self._run)
-        return True
+        return self._epoll
 
     def unregister(self, stream: Waiter) -> None:
         """Take *stream* out, before its descriptor can become another's."""

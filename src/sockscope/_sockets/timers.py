@@ -50,9 +50,13 @@ class Deadlines:
 
     @contextmanager
     def held(self) -> Generator[None, None, None]:
-        """Keep the task, once there is one, while nobody is in the heap."""
+        """Have the task, though nobody is in the heap.
+
+        From the beginning: who counts tasks while a server runs shall find no change.
+        """
         self._holders += 1
         try:
+            self._start()
             yield
         finally:
             self._holders -= 1
@@ -68,10 +72,14 @@ class Deadlines:
         entry = (due, next(self._numbers), timed)
         heapq.heappush(self._heap, entry)
         if self._sleep is None:
-            self._sleep = trio.CancelScope()
-            trio.lowlevel.spawn_system_task(self._run)
+            self._start()
         elif self._heap[0] is entry:
             self._sleep.deadline = due
+
+    def _start(self) -> None:
+        if self._sleep is None:
+            self._sleep = trio.CancelScope()
+            trio.lowlevel.spawn_system_task(self._run)
 
     def forget(self, timed: Timed) -> None:
         """*timed* has no deadlines any more."""
