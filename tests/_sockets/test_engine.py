@@ -16,19 +16,24 @@ import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
 from sockscope import SocketOptions, open_socket, serve_passive
-from sockscope._sockets import engine
+from sockscope._sockets import engine, kqueue
 from sockscope._sockets.stream import StreamSocket
 from sockscope.testing import open_descriptors, open_loopback_pair
+from tests._sockets import imitated_kqueue
 from tests.wire import close_behind_its_back
 
 pytestmark = pytest.mark.skipif(not engine.ENABLED, reason="this system or this run has no engine")
 MANY = 20
 
 
-@pytest.fixture
-def always(monkeypatch):
+@pytest.fixture(params=["epoll", "kqueue"])
+def always(request, monkeypatch):
     """Every stream waits in the engine."""
     monkeypatch.setattr(engine, "_ALWAYS", True)
+    if request.param == "kqueue":
+        monkeypatch.setattr(kqueue, "_native", imitated_kqueue)
+        monkeypatch.setattr(engine, "_new_poll", kqueue.KqueuePoll)
+    return request.param
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ async def test_while_it_is_held_the_descriptor_stays(always):
     with running.held(), running.held():
         while_held = open_descriptors()
         assert len(while_held) == len(before) + 1
-        polls = [running._epoll]
+        polls = [running._poll]
         for _ in range(3):
             async with open_loopback_pair() as (near, far), trio.open_nursery() as nursery:
                 got = []
@@ -83,11 +88,18 @@ async def test_while_it_is_held_the_descriptor_stays(always):
                 await wait_all_tasks_blocked()
                 far._sock.send(b"x")
             assert got[0].unwrap() == b"x"
-            polls.append(running._epoll)
+            polls.append(running._poll)
         assert set(polls) == {polls[0]}
         assert not polls[0].closed
         assert open_descriptors() == while_held
     assert open_descriptors() == before
+
+
+async def test_turned_off_it_has_no_descriptor(monkeypatch):
+    monkeypatch.setattr(engine, "ENABLED", False)
+    before = open_descriptors()
+    with engine.current_engine().held():
+        assert open_descriptors() == before
 
 
 async def test_who_waits_in_it_outlives_who_held_it(always):
@@ -114,9 +126,9 @@ async def test_a_server_keeps_it_from_one_connection_to_the_next(always):
             async with open_socket(server.addresses[0]) as client:
                 await client.send_all(b"x")
                 assert await client.receive_some() == b"x"
-                polls.add(engine.current_engine()._epoll)
+                polls.add(engine.current_engine()._poll)
         await wait_all_tasks_blocked()
-        assert polls == {engine.current_engine()._epoll}
+        assert polls == {engine.current_engine()._poll}
         assert None not in polls
     assert open_descriptors() == before
 
@@ -367,9 +379,11 @@ def test_a_stream_outlives_its_run(always):
         near.setblocking(False)
         stream = StreamSocket(near, SocketOptions(), peer="")
         left.extend([stream, far])
-        with trio.move_on_after(0.01):
-            await stream.receive_some()
-        assert stream._registered != -1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.receive_some)
+            await wait_all_tasks_blocked()
+            assert stream._registered != -1
+            nursery.cancel_scope.cancel()
 
     async def second():
         stream, far = left

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Callable
 import trio
 
 from sockscope._buffered.lines import DEFAULT_SIZE, Lines, checked_size
+from sockscope._core.cleanup import ScopedResource
 from sockscope._core.conflicts import ConflictDetector
 from sockscope._core.errors import IncompleteReadError, RecordTooLongError, SocketError
 from sockscope._core.separators import SeparatorSearch
 
 
-class BufferedStream(trio.abc.HalfCloseableStream):
+class BufferedStream(ScopedResource, trio.abc.HalfCloseableStream):
     r"""Read ahead and gather writes over *stream*.
 
     Example::

@@ -14,6 +14,7 @@ import trio
 
 from sockscope._buffered.lines import DEFAULT_SIZE, Lines, checked_size
 from sockscope._buffered.stream import BufferedStream
+from sockscope._core.cleanup import ScopedResource
 from sockscope._core.conflicts import ConflictDetector
 from sockscope._core.errors import RecordTooLongError
 
@@ -35,7 +36,7 @@ def _good_bytes(fault: UnicodeError, size: int) -> int:
     return max(fault.start - held, 0)
 
 
-class TextStream(trio.abc.AsyncResource):
+class TextStream(ScopedResource, trio.abc.AsyncResource):
     r"""Text over *stream*, encoded and with newlines as in `io.TextIOWrapper`.
 
     Example::

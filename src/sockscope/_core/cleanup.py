@@ -1,7 +1,8 @@
-"""Closing what an operation that failed half-way has opened."""
+"""Closing what an operation that failed half-way has opened, and what a block has used."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Protocol
 
@@ -42,3 +43,40 @@ class close_on_error:  # in lower case, as it is used like a function
             self._resource.close()
         except OSError:
             pass  # close(2) frees the descriptor first; the body's error is the one to tell
+
+
+async def close_after_block(aclose: Callable[[], Awaitable[None]], *, failed: bool) -> None:
+    """Await *aclose*, when a block has ended.
+
+    Args:
+      aclose: closes forcefully when it is cancelled, as `trio.abc.AsyncResource` says.
+      failed: the block raised or was cancelled: close at once, without waiting for the
+        peer. Otherwise this is a checkpoint.
+    """
+    if not failed:
+        await aclose()
+        return
+    # Shielded, for a Cancelled of the surroundings would take the place of what was raised;
+    # it waits for nothing.
+    with trio.CancelScope(shield=True) as scope:
+        scope.cancel()
+        await aclose()
+
+
+class _AsyncClosable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+class ScopedResource:
+    """A `trio.abc.AsyncResource` whose block never loses its own exception to the closing."""
+
+    __slots__ = ()
+
+    async def __aexit__(
+        self: _AsyncClosable,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close: as `aclose` does at the end of the block, at once if it raised."""
+        await close_after_block(self.aclose, failed=exc is not None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import trio
-
+from sockscope._core.cleanup import close_after_block
 from sockscope._open.descriptors import OurSocket
 from sockscope._sockets.stream import StreamSocket
 
@@ -60,12 +60,7 @@ async def close_after(opened: OurSocket, result: object, *, failed: bool) -> Non
       failed: the block raised or was cancelled: close at once, without waiting for the
         peer. Otherwise this is a checkpoint.
     """
-    if not failed:
-        await _close_both(opened, result)
-        return
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await _close_both(opened, result)
+    await close_after_block(functools.partial(_close_both, opened, result), failed=failed)
 
 
 async def _close_both(opened: OurSocket, result: object) -> None:

@@ -168,6 +168,8 @@ async def say_farewell(stream: StreamSocket, connection: Any, ended_well: bool) 
         return
     with trio.move_on_after(_FAREWELL_SECONDS) as scope:
         if not ended_well:
+            # Not to wait, nor to have a Cancelled take the place of what the handler raised.
+            scope.shield = True
             scope.cancel()
         try:
             await connection.aclose()

@@ -10,6 +10,7 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint, checkpoint_if_cancelled
 
 from sockscope._addresses.values import Address
+from sockscope._core.cleanup import ScopedResource
 from sockscope._sockets.datagram import DatagramSocket
 from sockscope._sockets.datagram_send import Data
 from sockscope._sockets.datagram_types import Datagram
@@ -27,7 +28,7 @@ class Counters:
     refused: int = 0
 
 
-class DatagramSession(trio.abc.Channel[bytes]):
+class DatagramSession(ScopedResource, trio.abc.Channel[bytes]):
     """The datagrams of one peer, on a socket of a `DatagramServer`.
 
     It is a `trio.abc.Channel` of bytes: each is one datagram, delivered whole or not at all.

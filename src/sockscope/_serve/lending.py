@@ -132,14 +132,21 @@ class Lender(Generic[T]):
 
         A checkpoint. When cancelled, no connection has been taken.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while self._ready:
-            loan = self._ready.popleft()
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            while self._ready:
+                loan = self._ready.popleft()
+                if not loan.is_over:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    return loan
+            if not self._preparing and (self._no_more or at_once):
+                raise trio.ClosedResourceError(_NO_MORE) if self._no_more else trio.WouldBlock
+            loan = await self._wait_for_loan(at_once)
+            # It may have ended, or its server, between the step in which it was lent and ours.
             if not loan.is_over:
-                await trio.lowlevel.cancel_shielded_checkpoint()
                 return loan
-        if not self._preparing and (self._no_more or at_once):
-            raise trio.ClosedResourceError(_NO_MORE) if self._no_more else trio.WouldBlock
+
+    async def _wait_for_loan(self, at_once: bool) -> Loan[T]:
         task = trio.lowlevel.current_task()
         self._waiting[task] = at_once
         self._wanted.unpark_all()
@@ -148,8 +155,8 @@ class Lender(Generic[T]):
             del self._waiting[task]
             return Abort.SUCCEEDED
 
-        lent: Loan[T] = await trio.lowlevel.wait_task_rescheduled(abort)
-        return lent
+        loan: Loan[T] = await trio.lowlevel.wait_task_rescheduled(abort)
+        return loan
 
     def has_ready(self) -> bool:
         """Whether a connection can be had without waiting."""

@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 import trio
 
 from sockscope._addresses.values import Address, InternetAddress, from_sockaddr
+from sockscope._core.cleanup import ScopedResource
 from sockscope._core.errors import SocketError, socket_error
 from sockscope._options.access import get_option, set_option
 from sockscope._options.defaults import NO_OPTIONS
@@ -63,7 +64,7 @@ def close_quietly(sock: AnySocket) -> bool:
     return True
 
 
-class BaseSocket:
+class BaseSocket(ScopedResource):
     """The part that streams, passive sockets and datagram sockets have in common."""
 
     __slots__ = (

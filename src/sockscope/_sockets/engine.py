@@ -1,4 +1,4 @@
-"""The epoll engine: one wake of Trio's loop for all streams that are ready.
+"""The engine: one wake of Trio's loop for all streams that are ready.
 
 Trio waits for a socket by telling epoll of it anew each time. With many sockets it is
 cheaper to register a stream once, edge-triggered, in an epoll descriptor of our own,
@@ -23,7 +23,8 @@ What holds it together:
   with it.
 
 ``SOCKSCOPE_ENGINE=trio`` in the environment turns it off, ``SOCKSCOPE_ENGINE=epoll`` has
-every stream wait in it; systems without epoll never have it.
+every stream wait in it. Systems without epoll never have it, but for those with a kqueue
+where ``SOCKSCOPE_ENGINE=kqueue`` asks for it: every stream waits in that one, then.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ import os
 import select
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 from trio.lowlevel import RunVar, Task, reschedule
+
+from sockscope._sockets.kqueue import ENDED, READABLE, WRITABLE, KqueuePoll
 
 # A stream's waits with so many of others between are worth the detour: measured.
 _MANY: Final = 8
@@ -46,23 +49,25 @@ FIRST_BY_TRIO: Final = -1
 _PAUSE: Final = 0.005
 
 _CHOICE: Final = os.environ.get("SOCKSCOPE_ENGINE", "")
-ENABLED: Final = hasattr(select, "epoll") and _CHOICE != "trio"
-_ALWAYS: Final = _CHOICE == "epoll"
+_USES_KQUEUE: Final = _CHOICE == "kqueue" and hasattr(select, "kqueue")
+_ALWAYS: Final = _CHOICE in ("epoll", "kqueue")
+_new_poll: Any = KqueuePoll if _USES_KQUEUE else getattr(select, "epoll", None)
+ENABLED: Final = _new_poll is not None and _CHOICE != "trio"
 
-
-def _mask(*names: str) -> int:
-    """The bits of these events; 0 where there is no epoll."""
-    bits = 0
-    for name in names:
-        bits |= getattr(select, f"EPOLL{name}", 0)
-    return bits
-
-
-_READABLE: Final = _mask("IN", "RDHUP", "HUP", "ERR", "PRI")
-_WRITABLE: Final = _mask("OUT", "HUP", "ERR")
+_RDHUP: Final[int] = getattr(select, "EPOLLRDHUP", 0)
+_ERR: Final[int] = getattr(select, "EPOLLERR", 0)
+_PRI: Final[int] = getattr(select, "EPOLLPRI", 0)
+_EDGE_TRIGGERED: Final[int] = getattr(select, "EPOLLET", 0)
+_READABLE: Final = READABLE | _RDHUP | ENDED | _ERR | _PRI
+_WRITABLE: Final = WRITABLE | ENDED | _ERR
 # After these a short receive proves nothing: the end, or an urgent mark, follows.
-_MORE_THAN_DATA: Final = _mask("RDHUP", "HUP", "ERR", "PRI")
-_INTEREST: Final = _mask("IN", "OUT", "RDHUP", "PRI", "ET")
+_MORE_THAN_DATA: Final = _RDHUP | ENDED | _ERR | _PRI
+_INTEREST: Final = READABLE | WRITABLE | _RDHUP | _PRI | _EDGE_TRIGGERED
+
+
+def tells_of_urgent_data() -> bool:
+    """Whether events do; where they do not, a short receive may have ended at its mark."""
+    return _new_poll is not KqueuePoll
 
 
 class Waiter(Protocol):
@@ -82,10 +87,10 @@ class Waiter(Protocol):
 
 
 class Engine:
-    """The epoll descriptor of one Trio run, and the task that waits for it."""
+    """The epoll descriptor (or kqueue) of one Trio run, and the task that waits for it."""
 
     def __init__(self) -> None:
-        self._epoll: select.epoll | None = None
+        self._poll: Any = None
         self._streams: dict[int, Waiter] = {}
         # How often a stream of this run has waited, here or by Trio's own call.
         self._waits = 0
@@ -130,13 +135,13 @@ class Engine:
         stream._registered = fd
         return True
 
-    def _open(self) -> select.epoll:
-        if self._epoll is None:
-            self._epoll = select.epoll()
+    def _open(self) -> Any:
+        if self._poll is None:
+            self._poll = _new_poll()
         if not self._running:
             self._running = True
             trio.lowlevel.spawn_system_task(self._run)
-        return self._epoll
+        return self._poll
 
     def unregister(self, stream: Waiter) -> None:
         """Take *stream* out, before its descriptor can become another's."""
@@ -144,9 +149,9 @@ class Engine:
         if self._streams.get(fd) is not stream:
             return  # its number was closed behind our back, and belongs to another by now
         del self._streams[fd]
-        assert self._epoll is not None
+        assert self._poll is not None
         try:
-            self._epoll.unregister(fd)
+            self._poll.unregister(fd)
         except OSError:
             pass  # closed behind our back: the kernel has forgotten it
         self._close_if_empty()
@@ -156,9 +161,9 @@ class Engine:
             self._close()
 
     def _close(self) -> None:
-        if self._epoll is None:
+        if self._poll is None:
             return
-        poll, self._epoll = self._epoll, None
+        poll, self._poll = self._poll, None
         if self._running:
             trio.lowlevel.notify_closing(poll.fileno())
         poll.close()
@@ -166,20 +171,20 @@ class Engine:
     async def _run(self) -> None:
         """Wake whoever events are for, as long as a stream is registered."""
         try:
-            while self._epoll is not None:
+            while self._poll is not None:
                 try:
-                    await trio.lowlevel.wait_readable(self._epoll.fileno())
+                    await trio.lowlevel.wait_readable(self._poll.fileno())
                 except trio.ClosedResourceError:
                     continue  # the last stream went; maybe a new one has come since
                 except OSError:
                     await trio.sleep(_PAUSE)
                     continue
                 # It may have been closed between this task's waking and its turn.
-                if self._epoll is not None:
-                    self._deliver(self._epoll.poll(0))
+                if self._poll is not None:
+                    self._deliver(self._poll.poll(0))
         finally:
             self._running = False
-            if self._epoll is not None:
+            if self._poll is not None:
                 self._end()
 
     def _end(self) -> None:

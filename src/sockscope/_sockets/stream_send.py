@@ -48,8 +48,8 @@ class Sending(StreamState):
             raise _busy()
         self._sending = True
         try:
-            self._check_can_send()
             await checkpoint_if_cancelled()
+            self._check_can_send()
             try:
                 sent = self._send_now(data)
             except BlockingIOError:
@@ -144,8 +144,8 @@ class Sending(StreamState):
             raise _busy()
         self._sending = True
         try:
-            self._check_can_send()
             await checkpoint_if_cancelled()
+            self._check_can_send()
             try:
                 sent = attempt()
             except BlockingIOError:

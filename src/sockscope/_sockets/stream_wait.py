@@ -19,7 +19,7 @@ from trio.lowlevel import (
 
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.base import AF_UNIX, AnySocket, BaseSocket, family_of
-from sockscope._sockets.engine import ENABLED, current_engine
+from sockscope._sockets.engine import ENABLED, current_engine, tells_of_urgent_data
 from sockscope._sockets.timers import current_deadlines
 
 
@@ -97,6 +97,7 @@ class WaitingStream(BaseSocket):
             and family_of(self._sock) != AF_UNIX
             and (options.receive_low_water or 0) <= 1
             and not options.oob_inline
+            and tells_of_urgent_data()
         )
 
     def _look_again(self) -> None:
@@ -222,6 +223,7 @@ class WaitingStream(BaseSocket):
         return Abort.SUCCEEDED
 
     def _wake(self) -> None:
+        self._readable = True  # the next receive is told, and not before it is cancelled
         if self._registered != -1:
             current_engine().unregister(self)
             self._reschedule(trio.ClosedResourceError("another task closed this stream"))

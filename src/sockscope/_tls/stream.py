@@ -8,6 +8,7 @@ from typing import Final
 import trio
 from trio.lowlevel import checkpoint
 
+from sockscope._core.cleanup import ScopedResource
 from sockscope._tls.driver import busy
 from sockscope._tls.receiving import Receiving
 from sockscope._tls.sending import Sending
@@ -17,7 +18,7 @@ from sockscope._tls.sending import Sending
 CLOSE_SECONDS: Final = 30.0
 
 
-class TLSStream(Receiving, Sending, trio.abc.HalfCloseableStream):
+class TLSStream(ScopedResource, Receiving, Sending, trio.abc.HalfCloseableStream):
     """TLS over any Trio stream, with the methods and attributes of `trio.SSLStream`.
 
     `tls_upgrade` makes one with the handshake done. Made directly, it shakes hands

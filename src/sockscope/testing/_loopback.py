@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from sockscope._open.open import open_socket
+from sockscope._serve.accept_connection import accept_connection
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
 
@@ -71,5 +72,6 @@ async def open_loopback_pair(
             assert await server.receive_some() == b"x"
     """
     async with open_loopback_listener(kind) as listener:
-        async with open_socket(listener.address) as client, await listener.accept() as server:
+        # Both as scopes: closing must not put a Cancelled in place of what the body raised.
+        async with open_socket(listener.address) as client, accept_connection(listener) as server:
             yield client, server
