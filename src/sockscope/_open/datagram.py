@@ -16,7 +16,7 @@ from sockscope._core.errors import SocketError
 from sockscope._open.adopted import ReadyRequest, adopt, is_ready
 from sockscope._open.several import (
     BOTH_FAMILIES,
-    ONE_FAMILY,
+    family_options,
     is_hopeless,
     is_wildcard,
     lacks_family,
@@ -180,7 +180,7 @@ async def _open(
     assert family is not None
     options = request.options
     if family == AF_INET6:
-        options = (BOTH_FAMILIES if is_dual else ONE_FAMILY) | options
+        options = (BOTH_FAMILIES if is_dual else family_options(source, target)) | options
     full = with_defaults(options, family=family, type=_SOCK_DGRAM, role="active")
     plan = compile_plan(full, family=family, type=_SOCK_DGRAM, role="active")
     sock = new_socket(family, _SOCK_DGRAM, plan.protocol)

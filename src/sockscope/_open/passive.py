@@ -22,7 +22,7 @@ from sockscope._open.adopted import ReadyRequest, adopt, is_ready
 from sockscope._open.local_path import bind_path, is_path
 from sockscope._open.several import (
     BOTH_FAMILIES,
-    ONE_FAMILY,
+    family_options,
     is_hopeless,
     is_wildcard,
     lacks_family,
@@ -166,7 +166,7 @@ async def _listen(request: PassiveRequest, address: Address) -> PassiveSocket:
     """Open, configure, bind, listen: on one literal address."""
     options = request.options
     if address.family == AF_INET6:
-        options = ONE_FAMILY | options
+        options = family_options(address) | options
     full = with_defaults(options, family=address.family, type=request.kind, role="passive")
     plan = compile_plan(full, family=address.family, type=request.kind, role="passive")
     sock = new_socket(address.family, request.kind, plan.protocol)

@@ -18,8 +18,16 @@ from sockscope._sockets.base import BaseSocket
 _S = TypeVar("_S", bound=BaseSocket)
 
 # IPv6 sockets are never left to the system's own default of ipv6_only: it differs.
-ONE_FAMILY: Final = SocketOptions(ipv6_only=True)
+_ONE_FAMILY: Final = SocketOptions(ipv6_only=True)
 BOTH_FAMILIES: Final = SocketOptions(ipv6_only=False)
+
+
+def family_options(*addresses: Address | None) -> SocketOptions:
+    """What an IPv6 socket for literal addresses needs: an IPv4-mapped one is no IPv6 alone."""
+    mapped = any(isinstance(a, InternetAddress) and a.unmapped is not a for a in addresses)
+    return BOTH_FAMILIES if mapped else _ONE_FAMILY
+
+
 # How often a port that the kernel chose for one address may be taken on the next.
 _PORT_TRIES: Final = 16
 
