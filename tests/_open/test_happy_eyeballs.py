@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -457,6 +458,18 @@ class TestOptionsOfOneFamily:
                 await make_socket(("name.test", 1), options=options)
 
 
+def port_of_both():
+    """A port that is free for both families: others' connections have ports, too."""
+    for _ in range(100):
+        with socket.socket(socket.AF_INET6) as six, socket.socket(socket.AF_INET) as four:
+            six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            six.bind(("::1", 0))
+            with contextlib.suppress(OSError):
+                four.bind(("127.0.0.1", six.getsockname()[1]))
+                return six.getsockname()[1]
+    raise AssertionError("no port is free for both families")
+
+
 class TestAFullQueue:
     """The real thing: nobody answers, on real sockets and by the mock clock."""
 
@@ -464,7 +477,9 @@ class TestAFullQueue:
     async def full(self, request, has_ipv6):
         if request.param == "::1" and not has_ipv6:
             pytest.skip("no IPv6 on this system's loopback")
-        async with open_socket(connect="passive", local=(request.param, 0), backlog=0) as passive:
+        port = port_of_both() if has_ipv6 else 0
+        local = request.param, port
+        async with open_socket(connect="passive", local=local, backlog=0) as passive:
             async with open_socket(passive.address):
                 yield passive
 

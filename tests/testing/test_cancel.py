@@ -364,4 +364,5 @@ async def test_leaves_nothing_of_its_own(listener):
     await cancel_everywhere(connect)
     await trio.testing.wait_all_tasks_blocked(0.01)
     assert open_descriptors() == before
-    assert threading.active_count() == timers
+    # One of an earlier test's may have ended meanwhile.
+    assert threading.active_count() <= timers
