@@ -377,7 +377,7 @@ class TestNoRoom:
 
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(send)
-                    await trio.sleep(0.005)
+                    await trio.testing.wait_all_tasks_blocked()
                     await sender.aclose()
 
     async def test_a_shared_socket_lets_senders_wait_in_turn(self, tmp_path):
