@@ -7,6 +7,7 @@ A client is half-open that is connected in its own eyes, but not in the queue ye
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import sys
 
@@ -177,6 +178,114 @@ async def test_a_group_of_one_is_filtered(sent):
     assert answers == [b"x"] * HALF_OPEN
     assert server.statistics().possibly_lost == 0
     assert server.statistics().accepted == HALF_OPEN  # our own probes are not among them
+
+
+@pytest.fixture
+def ordinary(monkeypatch):
+    """What any user may do: filters on groups only."""
+    real = draining._attach
+
+    def attach(sock, option, program):
+        if option != draining._SO_ATTACH_REUSEPORT_CBPF:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+        real(sock, option, program)
+
+    monkeypatch.setattr(draining, "_attach", attach)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", None], ids=["ipv4", "ipv6", "dual-stack"])
+async def test_a_group_of_one_gets_company_that_is_full(host, ordinary, sent):
+    if host == "::1" and not supports("ipv6"):
+        pytest.skip("no IPv6 on this system")
+    before = open_descriptors()
+    async with trio.open_nursery() as nursery:
+        async with serving(echo, (host, 0), options=deferring(reuse_port=True)) as server:
+            answers = await drain_with_half_open_ones(server, nursery, sent)
+    assert answers == [b"x"] * HALF_OPEN
+    assert server.statistics().possibly_lost == 0
+    assert server.statistics().accepted == HALF_OPEN
+    assert open_descriptors() == before
+
+
+async def test_new_clients_of_a_group_of_one_go_unanswered(ordinary, monkeypatch):
+    """They try again, and come to whoever serves there by then."""
+    unanswered = []
+
+    async def connect_meanwhile(streams):
+        for _ in range(3):
+            client = socket.socket()
+            client.setblocking(False)
+            assert client.connect_ex(server.addresses[0].sockaddr) == errno.EINPROGRESS
+            with pytest.raises(OSError, match="not connected"):
+                client.getpeername()
+            unanswered.append(client)
+
+    monkeypatch.setattr(server_module, "handshakes_have_ended", connect_meanwhile)
+    async with serving(echo, options=SocketOptions(reuse_port=True)) as server:
+        address = server.addresses[0]
+        await server.drain(1)
+    assert server.statistics().accepted == 0
+    async with serving(echo, (str(address.host), address.port)):
+        for client in unanswered:
+            assert await trio.to_thread.run_sync(answer_of, client) == b"x"
+
+
+def answer_of(client):
+    """What a client gets that tries again after a second, as its system does."""
+    with client:
+        client.settimeout(10)
+        # It waits for the handshake that is under way.
+        select.select([], [client], [], 10)
+        client.sendall(b"x")
+        return client.recv(1)
+
+
+async def test_who_is_quicker_than_our_own_is_served(ordinary, monkeypatch):
+    """A client takes the room of the listener that was to be full."""
+    clients = []
+    real = draining._probe
+
+    def probe(passive, begin):
+        # The third is the one that is to fill it: two have looked for another of the group.
+        probes.append(None)
+        if len(probes) == 3:
+            clients.append(socket.create_connection(passive.address.sockaddr))
+        return real(passive, begin)
+
+    probes = []
+    monkeypatch.setattr(draining, "_probe", probe)
+    async with serving(echo, options=SocketOptions(reuse_port=True)) as server:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.drain, 5)
+            await server.draining.wait()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            [client] = clients
+            client.settimeout(5)
+            client.sendall(b"x")
+            with client:
+                assert await trio.to_thread.run_sync(client.recv, 1) == b"x"
+    assert server.statistics().possibly_lost == 0
+    assert server.statistics().accepted == 1
+
+
+@pytest.mark.parametrize("why", ["it comes to us", "it is refused", "others are always quicker"])
+async def test_company_that_does_not_fill(why, ordinary, monkeypatch, sent):
+    if why == "it comes to us":
+        monkeypatch.setattr(draining, "_came_to_us", lambda *_: True)
+    elif why == "it is refused":
+        monkeypatch.setattr(draining, "_sibling", refused)
+    else:
+        monkeypatch.setattr(draining, "_TRIES", 0)
+    before = open_descriptors()
+    async with serving(echo, options=SocketOptions(reuse_port=True)) as server:
+        sent.extend([None] * HALF_OPEN)
+        await server.drain(1)
+    assert server.statistics().possibly_lost == 1
+    assert open_descriptors() == before
+
+
+def refused(sock):
+    raise OSError(errno.EADDRINUSE, "Address already in use")
 
 
 async def test_what_was_in_the_queue_while_we_looked_for_another():

@@ -2,14 +2,16 @@
 
 A close resets the handshakes that are under way: their clients are connected in their own
 eyes, and EAGAIN says nothing about them. So first no new handshake may begin; those under
-way then end in the queue, from which they are served. There are two ways (Linux, TCP):
+way then end in the queue, from which they are served. There are three ways (Linux, TCP):
 
 - The listener is one of a group (SO_REUSEPORT): a filter on the group steers every new
   connection to another member. Any user may do that.
 - A filter on the listener drops SYN segments, which the client repeats after a second.
   That needs CAP_NET_ADMIN.
+- A listener that is alone in its group gets company: one of ours whose queue is full, to
+  which the group's filter steers. Its clients go unanswered, too, and any user may do that.
 
-Neither may touch a listener that another process has as well: filters belong to the
+None of them may touch a listener that another process has as well: filters belong to the
 socket, and it goes on listening there. Then nothing is lost anyway.
 """
 
@@ -27,6 +29,7 @@ from typing import Any, Final
 import trio
 
 from sockscope._addresses.values import InternetAddress
+from sockscope._core.cleanup import close_on_error
 from sockscope._sockets.base import is_custom
 from sockscope._sockets.passive import PassiveSocket
 from sockscope._sockets.stream import StreamSocket
@@ -55,6 +58,16 @@ _DROP_SYN: Final[Sequence[_Instruction]] = (
     (_RETURN, 0, 0, 0xFFFFFFFF),
 )
 
+# What the members of a group have in common, beside their address and user.
+_SO_REUSEPORT: Final[int] = getattr(stdlib_socket, "SO_REUSEPORT", 15)
+_SAME_OF_GROUP: Final = (
+    (stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEADDR),
+    (stdlib_socket.SOL_SOCKET, _SO_REUSEPORT),
+    (stdlib_socket.IPPROTO_IPV6, stdlib_socket.IPV6_V6ONLY),
+)
+# Somebody may be quicker than our connection to a listener with room for one; not always.
+_TRIES: Final = 3
+
 Begin = Callable[[PassiveSocket, stdlib_socket.socket, Any], object]
 
 
@@ -63,24 +76,30 @@ def may_lose(passive: PassiveSocket) -> bool:
     return isinstance(passive.address, InternetAddress) and not is_custom(passive._sock)
 
 
-def keep_new_ones_away(passive: PassiveSocket, begin: Begin) -> bool:
-    """Let no new handshake begin on *passive*; whether that could be done.
+def keep_new_ones_away(passive: PassiveSocket, begin: Begin) -> contextlib.ExitStack | None:
+    """Let no new handshake begin on *passive*.
 
     Args:
       passive: a TCP listener that no other process has.
       begin: begins a connection that is found in the queue meanwhile.
+
+    Returns:
+      What is to be closed after *passive*; None if nothing could be done.
     """
     if sys.platform != "linux" or not passive._is_sole_owner:
-        return False
-    sock = passive._sock
-    try:
-        grouped = sock.getsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_REUSEPORT)
+        return None
+    # Where one way is refused, the next may be open.
+    grouped = False
+    with contextlib.suppress(OSError):
+        grouped = bool(passive._sock.getsockopt(stdlib_socket.SOL_SOCKET, _SO_REUSEPORT))
         if grouped and _steer_away(passive, begin):
-            return True
-        _attach(sock, _SO_ATTACH_FILTER, _DROP_SYN)
-    except OSError:
-        return False  # no capability, most often
-    return True
+            return contextlib.ExitStack()
+    with contextlib.suppress(OSError):
+        _attach(passive._sock, _SO_ATTACH_FILTER, _DROP_SYN)
+        return contextlib.ExitStack()
+    with contextlib.suppress(OSError):
+        return _steer_to_a_full_one(passive, begin) if grouped else None
+    return None
 
 
 def _attach(sock: stdlib_socket.socket, option: int, program: Sequence[_Instruction]) -> None:
@@ -88,6 +107,11 @@ def _attach(sock: stdlib_socket.socket, option: int, program: Sequence[_Instruct
     buffer = ctypes.create_string_buffer(code, len(code))
     described = struct.pack("HP", len(program), ctypes.addressof(buffer))
     sock.setsockopt(stdlib_socket.SOL_SOCKET, option, described)
+
+
+def _steer_to(passive: PassiveSocket, number: int) -> None:
+    """Have all new connections of the group come to its member of that number."""
+    _attach(passive._sock, _SO_ATTACH_REUSEPORT_CBPF, [(_RETURN, 0, 0, number)])
 
 
 def _steer_away(passive: PassiveSocket, begin: Begin) -> bool:
@@ -98,26 +122,83 @@ def _steer_away(passive: PassiveSocket, begin: Begin) -> bool:
     always is a number 0; if that is us, number 1 is another, or there is none.
     """
     for number in (0, 1):
-        _attach(passive._sock, _SO_ATTACH_REUSEPORT_CBPF, [(_RETURN, 0, 0, number)])
-        if not _comes_to_us(passive, begin):
-            return True
+        _steer_to(passive, number)
+        with _probe(passive, begin) as probe:
+            if not _came_to_us(passive, begin, probe):
+                return True
     return False
 
 
-def _comes_to_us(passive: PassiveSocket, begin: Begin) -> bool:
-    """Whether a new connection ends up in the queue of *passive*."""
+def _steer_to_a_full_one(passive: PassiveSocket, begin: Begin) -> contextlib.ExitStack | None:
+    """Steer new connections to a listener of our own, whose queue of one is filled by us.
+
+    Returns:
+      It, and what fills it; None if the group cannot be steered.
+    """
+    with contextlib.ExitStack() as stack:
+        _steer_to(passive, 0)  # while it has room, nobody is to come there
+        full = stack.enter_context(_sibling(passive._sock))
+        _steer_to(passive, 1)
+        for _ in range(_TRIES):
+            filler = stack.enter_context(_probe(passive, begin))
+            if _came_to_us(passive, begin, filler):
+                return None
+            if _is_connected(filler):
+                return stack.pop_all()
+            # Somebody was quicker, and has taken its room: he is served, and we try again.
+            child, peer = full.accept()
+            child.setblocking(False)
+            begin(passive, child, peer)
+    return None
+
+
+def _sibling(sock: stdlib_socket.socket) -> stdlib_socket.socket:
+    """A listener of the same group with room for one connection.
+
+    Raises:
+      OSError: the group takes no more, for it is another user's, say.
+    """
+    sibling = stdlib_socket.socket(sock.family, sock.type, sock.proto)
+    with close_on_error(sibling):
+        sibling.setblocking(False)
+        for level, option in _SAME_OF_GROUP:
+            if level == stdlib_socket.SOL_SOCKET or sock.family == stdlib_socket.AF_INET6:
+                sibling.setsockopt(level, option, sock.getsockopt(level, option))
+        sibling.bind(sock.getsockname())
+        sibling.listen(0)
+    return sibling
+
+
+def _probe(passive: PassiveSocket, begin: Begin) -> stdlib_socket.socket:
+    """A connection of our own to *passive*, or to who is steered to; reset when it is closed.
+
+    Over loopback it is connected on return, unless it comes to a full queue. It comes to
+    us only where there is room, for our queue is emptied before.
+    """
+    _take_all(passive, begin)
     target = _reachable(passive._sock.getsockname())
-    with stdlib_socket.socket(passive._sock.family, stdlib_socket.SOCK_STREAM) as probe:
+    probe = stdlib_socket.socket(passive._sock.family, stdlib_socket.SOCK_STREAM)
+    with close_on_error(probe):
         probe.setblocking(False)
         probe.setsockopt(stdlib_socket.SOL_SOCKET, stdlib_socket.SO_LINGER, struct.pack("ii", 1, 0))
-        # Over loopback it is connected on return. If that member's queue is full it is
-        # not, but then it is not ours, whose queue has just been emptied.
-        _take_all(passive, begin)
         with contextlib.suppress(BlockingIOError):
             probe.connect(target)
         with contextlib.suppress(OSError):
             probe.send(b"\0")  # for a listener that defers until there is data
-        return _take_all(passive, begin, without=probe.getsockname()[:2])
+    return probe
+
+
+def _came_to_us(passive: PassiveSocket, begin: Begin, probe: stdlib_socket.socket) -> bool:
+    """Whether *probe* was in the queue of *passive*; it is taken out, others are begun."""
+    return _take_all(passive, begin, without=probe.getsockname()[:2])
+
+
+def _is_connected(sock: stdlib_socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _reachable(name: tuple[Any, ...]) -> tuple[Any, ...]:

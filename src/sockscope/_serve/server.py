@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Generic, TypeVar
 
 import trio
@@ -62,8 +62,8 @@ class Server(Generic[T]):
         # A pause is a lot to park in; None while accepting goes on.
         self._paused: ParkingLot | None = None
         self._nursery: trio.Nursery
-        # Listeners that no handshake can reach any more.
-        self._quiet: set[PassiveSocket] = set()
+        # Listeners that no handshake can reach any more, and what keeps them away.
+        self._quiet: dict[PassiveSocket, ExitStack] = {}
 
     def __repr__(self) -> str:
         where = ", ".join(map(str, self.addresses)) or "nothing any more"
@@ -183,6 +183,8 @@ class Server(Generic[T]):
         self._accept_scopes[passive].cancel()
         if not passive._close():
             self._counters.close_errors += 1
+        if passive in self._quiet:
+            self._quiet.pop(passive).close()
 
     async def drain(self, timeout: float | None = None, *, lame_duck: float = 0.0) -> None:
         """Stop accepting, let the handlers finish, and cancel what is left.
@@ -234,8 +236,10 @@ class Server(Generic[T]):
     async def _end_handshakes(self) -> None:
         """Let no new handshake begin, where that can be done, and wait for those under way."""
         for passive in self._passives:
-            if may_lose(passive) and keep_new_ones_away(passive, self._connections.begin):
-                self._quiet.add(passive)
+            if passive not in self._quiet and may_lose(passive):
+                keeping = keep_new_ones_away(passive, self._connections.begin)
+                if keeping is not None:
+                    self._quiet[passive] = keeping
         if self._quiet:
             await handshakes_have_ended(tuple(self._connections.live))
 
