@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from contextlib import asynccontextmanager
 
@@ -141,22 +142,87 @@ async def test_who_failed_does_not_linger():
     """Nor does it wait for the peer to acknowledge what is still to be sent."""
     options = SocketOptions(linger=Linger(3600), send_buffer=4096)
 
-    async def fail(stream):
-        async with stream, trio.open_nursery() as nursery:
+    async def fail(address):
+        async with open_socket(address, options=options) as stream, trio.open_nursery() as nursery:
             nursery.start_soon(stream.send_all, bytes(10_000_000))
             await trio.testing.wait_all_tasks_blocked()
             raise ZeroDivisionError
 
     async with open_loopback_listener() as listener:
-        far = await make_socket(listener.address, options=options)
-        async with await listener.accept() as near:
-            with trio.fail_after(5):
-                with pytest.RaisesGroup(ZeroDivisionError):
-                    await fail(far)
+        with trio.fail_after(5):
+            with pytest.RaisesGroup(ZeroDivisionError):
+                await fail(listener.address)
+            async with await listener.accept() as near:
                 assert len(await receive_all(near)) < 10_000_000
 
 
-@pytest.mark.parametrize("operation", ["send_all", "send", "receive_some"])
+class Stubborn(trio.abc.SendStream):
+    """A transport that cannot be closed without an error."""
+
+    def __init__(self, error):
+        self.error = error
+
+    async def send_all(self, data):
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self):
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("fails", [True, False])
+@pytest.mark.parametrize("error", [OSError, trio.BrokenResourceError, trio.ClosedResourceError])
+async def test_what_closing_raises_is_told_only_if_the_body_raised_nothing(error, fails):
+    transport = trio.StapledStream(Stubborn(error), trio.testing.memory_stream_one_way_pair()[1])
+
+    async def run():
+        async with BufferedStream(transport):
+            if fails:
+                raise ZeroDivisionError
+
+    async def upgrade(stream):
+        return transport
+
+    async def run_opened():
+        async with (
+            open_loopback_listener() as listener,
+            open_socket(listener.address, upgrade=upgrade),
+        ):
+            if fails:
+                raise ZeroDivisionError
+
+    for scope in (run, run_opened):
+        with no_descriptor_left(), pytest.raises(ZeroDivisionError if fails else error):
+            await scope()
+
+
+async def test_a_body_that_raises_has_its_words_sent():
+    """Closing is gentle all the same, if nobody has cancelled."""
+
+    async def fail(stream):
+        async with BufferedStream(stream) as buffered:
+            await buffered.write(b"sorry")
+            raise ZeroDivisionError
+
+    async with open_loopback_pair() as (near, far):
+        with pytest.raises(ZeroDivisionError):
+            await fail(near)
+        assert await receive_all(far) == b"sorry"
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "send_all",
+        "send",
+        "receive_some",
+        "send_eof",
+        "wait_send_all_might_not_block",
+        "send_file",
+    ],
+)
 async def test_cancelled_and_closed_it_is_cancelled(operation):
     """Who shares a scope with the one who closed it shall see its end and no error."""
     async with open_loopback_pair() as (near, far):
@@ -165,6 +231,6 @@ async def test_cancelled_and_closed_it_is_cancelled(operation):
         with trio.CancelScope() as scope:
             await trio.aclose_forcefully(near)
             scope.cancel()
-            arguments = () if operation == "receive_some" else (b"x",)
-            await getattr(near, operation)(*arguments)
+            arguments = {"send_all": (b"x",), "send": (b"x",), "send_file": (io.BytesIO(b"x"),)}
+            await getattr(near, operation)(*arguments.get(operation, ()))
         assert scope.cancelled_caught

@@ -75,7 +75,7 @@ static void sink(size_t size, bool joined) {
     struct sockaddr_in sender;
     int on = joined;
     for (int i = 0; i < 2; i++)
-        if (setsockopt(sockets[i].fd, SOL_UDP, UDP_GRO, &on, sizeof on) != 0)
+        if (joined && setsockopt(sockets[i].fd, SOL_UDP, UDP_GRO, &on, sizeof on) != 0)
             give_up_errno("UDP_GRO");
     take(sockets[0].fd, size, &sender);
     sendto(sockets[0].fd, received, size, 0, (struct sockaddr *)&sender, sizeof sender);

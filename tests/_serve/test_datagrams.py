@@ -16,9 +16,10 @@ import trio.testing
 from sockscope._core.errors import DatagramError, OptionError, SocketError
 from sockscope._options.values import SocketOptions
 from sockscope._serve.datagrams import serve_datagrams
+from sockscope._sockets.ancillary_datagram import segment_message
 from sockscope._sockets.datagram import DatagramSocket
 from sockscope.testing import ScriptedResolver, cancel_everywhere, open_descriptors
-from tests._sockets.datagrams import BIG, make, needs_ipv6, opened, soon
+from tests._sockets.datagrams import BIG, make, needs_ipv6, needs_trains, opened, soon
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
@@ -837,3 +838,33 @@ class TestSessions:
             await session.send(b"lost")
             await soon(lambda: server.statistics().network_errors == 1)
             await session.send(b"lost, too")
+
+
+@needs_trains
+async def test_what_came_in_trains_and_was_not_handled_is_counted():
+    """Of trains more may be taken from the kernel at once than were asked for."""
+
+    async def handle(datagram, server):
+        await trio.lowlevel.checkpoint()
+
+    options = SocketOptions(receive_buffer=8 << 20)
+    with trio.CancelScope() as scope:
+        async with serve_datagrams(ANY, handle, options=options) as server:
+            [sock] = server.sockets
+            to = server.addresses[0].sockaddr
+            async with opened(local=ANY) as peer:
+                # So that single ones are what it expects.
+                await peer.send_to(b"x", to)
+                await trio.testing.wait_all_tasks_blocked()
+                with stdlib_socket.socket(stdlib_socket.AF_INET, stdlib_socket.SOCK_DGRAM) as plain:
+                    for _ in range(4):
+                        plain.sendto(b"x", to)
+                    segment = segment_message(100)
+                    for _ in range(64):
+                        plain.sendmsg([bytes(64 * 100)], [segment], 0, to)
+                while not sock._pending:  # nothing tells of it
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+    figures = server.statistics()
+    assert figures.dropped_queue > 1000
+    assert figures.received == figures.handled + figures.dropped_queue == sock._received

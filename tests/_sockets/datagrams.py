@@ -17,6 +17,9 @@ BIG = SocketOptions(receive_buffer=4 << 20, send_buffer=4 << 20)
 LOOPBACK = {"ipv4": ("127.0.0.1", 0), "ipv6": ("::1", 0)}
 
 needs_ipv6 = pytest.mark.skipif(not supports("ipv6"), reason="this machine has no IPv6")
+needs_trains = pytest.mark.skipif(
+    not (supports("gso") and supports("gro")), reason="this kernel neither cuts nor joins trains"
+)
 INTERNET = ["ipv4", pytest.param("ipv6", marks=needs_ipv6)]
 
 

@@ -12,15 +12,19 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 
 from sockscope._core.errors import DatagramError, ResolverError
-from sockscope._options.features import supports
 from sockscope._options.values import SocketOptions
 from sockscope._sockets.datagram_types import Datagram
 from sockscope._sockets.message_vector import HAS_SENDMMSG, SendVector
 from sockscope.testing import ScriptedResolver
-from tests._sockets.datagrams import BIG, INTERNET, LOOPBACK, closed_port, drain, opened, pair
-
-needs_trains = pytest.mark.skipif(
-    not (supports("gso") and supports("gro")), reason="this kernel neither cuts nor joins trains"
+from tests._sockets.datagrams import (
+    BIG,
+    INTERNET,
+    LOOPBACK,
+    closed_port,
+    drain,
+    needs_trains,
+    opened,
+    pair,
 )
 
 

@@ -360,9 +360,8 @@ async def test_leaves_nothing_of_its_own(listener):
     await cancel_everywhere(connect)
     gc.collect()
     before = open_descriptors()
-    timers = threading.active_count()
+    threads = set(threading.enumerate())
     await cancel_everywhere(connect)
     await trio.testing.wait_all_tasks_blocked(0.01)
     assert open_descriptors() == before
-    # One of an earlier test's may have ended meanwhile.
-    assert threading.active_count() <= timers
+    assert set(threading.enumerate()) <= threads

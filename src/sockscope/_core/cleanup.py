@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
+
+#: What closing may raise where the connection has gone; the descriptor is free all the same.
+CLOSING_ERRORS: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Closable(Protocol):
@@ -45,19 +49,13 @@ class close_on_error:  # in lower case, as it is used like a function
             pass  # close(2) frees the descriptor first; the body's error is the one to tell
 
 
-async def close_after_block(aclose: Callable[[], Awaitable[None]], *, failed: bool) -> None:
-    """Await *aclose*, when a block has ended.
+async def close_at_once(aclose: Callable[[], Awaitable[None]]) -> None:
+    """Await *aclose* after a failure, without waiting for the peer; it is no checkpoint.
 
     Args:
       aclose: closes forcefully when it is cancelled, as `trio.abc.AsyncResource` says.
-      failed: the block raised or was cancelled: close at once, without waiting for the
-        peer. Otherwise this is a checkpoint.
     """
-    if not failed:
-        await aclose()
-        return
-    # Shielded, for a Cancelled of the surroundings would take the place of what was raised;
-    # it waits for nothing.
+    # Shielded, for a Cancelled of the surroundings would take the place of what failed.
     with trio.CancelScope(shield=True) as scope:
         scope.cancel()
         await aclose()
@@ -68,7 +66,11 @@ class _AsyncClosable(Protocol):
 
 
 class ScopedResource:
-    """A `trio.abc.AsyncResource` whose block never loses its own exception to the closing."""
+    """A `trio.abc.AsyncResource` whose block never loses its own exception to the closing.
+
+    In a cancelled scope Trio's own would raise Cancelled in its place, which the scope
+    then swallows.
+    """
 
     __slots__ = ()
 
@@ -78,5 +80,9 @@ class ScopedResource:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close: as `aclose` does at the end of the block, at once if it raised."""
-        await close_after_block(self.aclose, failed=exc is not None)
+        """Close, as `aclose` does; what that raises is told only if the body raised nothing."""
+        if exc is None:
+            await self.aclose()
+            return
+        with contextlib.suppress(trio.Cancelled, *CLOSING_ERRORS):
+            await self.aclose()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sockscope._core.cleanup import close_after_block
+from sockscope._core.cleanup import CLOSING_ERRORS, close_at_once
 from sockscope._open.descriptors import OurSocket
 from sockscope._sockets.stream import StreamSocket
 
@@ -58,9 +59,13 @@ async def close_after(opened: OurSocket, result: object, *, failed: bool) -> Non
       opened: the socket.
       result: what the upgrade made of it; *opened* itself where there was none.
       failed: the block raised or was cancelled: close at once, without waiting for the
-        peer. Otherwise this is a checkpoint.
+        peer, and raise nothing. Otherwise this is a checkpoint.
     """
-    await close_after_block(functools.partial(_close_both, opened, result), failed=failed)
+    if not failed:
+        await _close_both(opened, result)
+        return
+    with contextlib.suppress(*CLOSING_ERRORS):
+        await close_at_once(functools.partial(_close_both, opened, result))
 
 
 async def _close_both(opened: OurSocket, result: object) -> None:

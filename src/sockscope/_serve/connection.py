@@ -11,6 +11,7 @@ from typing import Any, Final
 import outcome
 import trio
 
+from sockscope._core.cleanup import CLOSING_ERRORS, close_at_once
 from sockscope._core.deadlines import deadline_after
 from sockscope._core.errors import HandshakeError, HandshakeTimeoutError, SocketError
 from sockscope._options.defaults import NO_OPTIONS
@@ -166,16 +167,15 @@ async def say_farewell(stream: StreamSocket, connection: Any, ended_well: bool) 
     if connection is stream:
         await stream.aclose()  # its option linger bounds the time
         return
-    with trio.move_on_after(_FAREWELL_SECONDS) as scope:
-        if not ended_well:
-            # Not to wait, nor to have a Cancelled take the place of what the handler raised.
-            scope.shield = True
-            scope.cancel()
-        try:
-            await connection.aclose()
-        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            # The handler has ended well: that the peer has gone since is no error of it.
-            LOGGER.debug("closing %r: %s", connection, exc)
+    try:
+        if ended_well:
+            with trio.move_on_after(_FAREWELL_SECONDS):
+                await connection.aclose()
+        else:
+            await close_at_once(connection.aclose)
+    except CLOSING_ERRORS as exc:
+        # That the peer has gone since is no error of the handler's.
+        LOGGER.debug("closing %r: %s", connection, exc)
 
 
 def outcome_of(result: Result | None, stream: StreamSocket) -> Outcome:

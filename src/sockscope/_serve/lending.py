@@ -132,6 +132,7 @@ class Lender(Generic[T]):
 
         A checkpoint. When cancelled, no connection has been taken.
         """
+        is_first = False
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             while self._ready:
@@ -141,14 +142,17 @@ class Lender(Generic[T]):
                     return loan
             if not self._preparing and (self._no_more or at_once):
                 raise trio.ClosedResourceError(_NO_MORE) if self._no_more else trio.WouldBlock
-            loan = await self._wait_for_loan(at_once)
-            # It may have ended, or its server, between the step in which it was lent and ours.
+            loan = await self._wait_for_loan(at_once, is_first)
             if not loan.is_over:
                 return loan
+            # It has ended, or its server, between the step in which it was lent and ours.
+            is_first = True
 
-    async def _wait_for_loan(self, at_once: bool) -> Loan[T]:
+    async def _wait_for_loan(self, at_once: bool, is_first: bool) -> Loan[T]:
         task = trio.lowlevel.current_task()
         self._waiting[task] = at_once
+        if is_first:
+            self._waiting.move_to_end(task, last=False)
         self._wanted.unpark_all()
 
         def abort(_: object) -> Abort:

@@ -45,6 +45,9 @@ _ERRORS_IN_A_ROW: Final = 16
 _NOTHING_REPORTED: Final = (None, None, None, None, None, None)
 _NO_EXTRAS: Final[Extras] = ([], False)
 _SEGMENT_SIZE: Final = (UDP, UDP_GRO)
+# The system has no such call, a sandbox forbids it, or there is no memory for the room that
+# it needs: a single call tells whether anything else is wrong.
+_REFUSES_VECTORS: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.ENOMEM})
 # For fewer messages than that, single calls are quicker.
 _WORTH_A_VECTOR: Final = 4
 _INT: Final = struct.Struct("i")
@@ -165,10 +168,10 @@ class Receiving(DatagramState):
 
         The first call lets the kernel join the trains that one `send_many` sent (UDP_GRO),
         so that one system call receives dozens; they are handed out as they were sent.
-        What is left over of a train is what the next receive gives.
+        What trains bring beyond *max_count* is what the next receive gives.
 
         A checkpoint. When cancelled, nothing was received.
-        Source: recvmsg(2), udp(7).
+        Source: recvmmsg(2), udp(7).
         """
         count = _check_size(max_count, "max_count")
         if not count:
@@ -306,9 +309,9 @@ class Receiving(DatagramState):
         return []
 
     def _take_more(self, found: list[Datagram], count: int) -> None:
-        """Fill *found* up to *count*, or a train beyond, until something is met with."""
+        """Fill *found* up to *count*, or some trains beyond, until something is met with."""
         while (missing := count - len(found)) > 0:
-            # What a train brings beyond *count* has to be kept for the next receive.
+            # What trains bring beyond *count* has to be kept for the next receive.
             messages = min(missing // self._train if self._room else missing, MOST_MESSAGES)
             if messages >= _WORTH_A_VECTOR and self._receives_vectors:
                 if not self._take_vector(found, messages):
@@ -327,7 +330,7 @@ class Receiving(DatagramState):
                 self._sock.fileno(), self._family, count, self._room
             )
         except OSError as exc:
-            if exc.errno != errno.ENOSYS:
+            if exc.errno not in _REFUSES_VECTORS:
                 raise
             self._receives_vectors = False
             return True

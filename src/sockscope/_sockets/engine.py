@@ -50,7 +50,7 @@ _PAUSE: Final = 0.005
 
 _CHOICE: Final = os.environ.get("SOCKSCOPE_ENGINE", "")
 _USES_KQUEUE: Final = _CHOICE == "kqueue" and hasattr(select, "kqueue")
-_ALWAYS: Final = _CHOICE in ("epoll", "kqueue")
+_ALWAYS: Final = _CHOICE == "epoll" or _USES_KQUEUE
 _new_poll: Any = KqueuePoll if _USES_KQUEUE else getattr(select, "epoll", None)
 ENABLED: Final = _new_poll is not None and _CHOICE != "trio"
 
@@ -169,13 +169,13 @@ class Engine:
         poll.close()
 
     async def _run(self) -> None:
-        """Wake whoever events are for, as long as a stream is registered."""
+        """Wake whoever events are for, as long as there is a descriptor."""
         try:
             while self._poll is not None:
                 try:
                     await trio.lowlevel.wait_readable(self._poll.fileno())
                 except trio.ClosedResourceError:
-                    continue  # the last stream went; maybe a new one has come since
+                    continue  # nobody needed it any more; maybe somebody does since
                 except OSError:
                     await trio.sleep(_PAUSE)
                     continue

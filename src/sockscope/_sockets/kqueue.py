@@ -34,11 +34,6 @@ class KqueuePoll:
             _native.KQ_FILTER_WRITE: WRITABLE,
         }
 
-    @property
-    def closed(self) -> bool:
-        """Whether `close` has been called."""
-        return bool(self._kqueue.closed)
-
     def fileno(self) -> int:
         """Its own descriptor, which is readable while there are events."""
         return int(self._kqueue.fileno())

@@ -106,8 +106,8 @@ class SendingFiles(Sending):
             raise trio.BusyResourceError("another task is already sending on this stream")
         self._sending = True
         try:
-            self._check_can_send()
             await checkpoint()
+            self._check_can_send()
             if count == 0:
                 return 0
             count = min(FARTHEST if count is None else count, FARTHEST - offset)

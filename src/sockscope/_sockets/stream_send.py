@@ -172,6 +172,7 @@ class Sending(StreamState):
             raise _busy()
         self._sending = True
         try:
+            await checkpoint_if_cancelled()
             self._check_can_send()
             await self._wait_for_room()
         finally:
@@ -192,7 +193,6 @@ class Sending(StreamState):
             raise _busy()
         self._sending = True
         try:
-            self._check_open()
             await checkpoint()
             self._check_open()
             self._shutdown(stdlib_socket.SHUT_WR)

@@ -223,7 +223,9 @@ class WaitingStream(BaseSocket):
         return Abort.SUCCEEDED
 
     def _wake(self) -> None:
-        self._readable = True  # the next receive is told, and not before it is cancelled
+        # So that the next receive begins with its cancellation point, and only then hears
+        # that the stream is closed.
+        self._readable = True
         if self._registered != -1:
             current_engine().unregister(self)
             self._reschedule(trio.ClosedResourceError("another task closed this stream"))
