@@ -232,6 +232,39 @@ class TestUpgrades:
                 assert await ask(server, b"") == b""
         assert server.statistics().finished == 2
 
+    @pytest.mark.parametrize("ended_well", [True, False])
+    @pytest.mark.parametrize(
+        "error",
+        [RuntimeError("of aclose"), ExceptionGroup("of aclose", [trio.BrokenResourceError()])],
+        ids=["its own", "group"],
+    )
+    async def test_a_farewell_that_raises_is_one_connections(self, error, ended_well, caplog):
+        class Upgraded:
+            async def aclose(self):
+                raise error
+
+        async def upgrade(stream):
+            return Upgraded()
+
+        async def handler(upgraded):
+            await trio.lowlevel.checkpoint()
+            if not ended_well:
+                raise KeyError("of the handler")
+
+        own = isinstance(error, RuntimeError)
+        async with serve_passive(LOCAL, handler, upgrade=upgrade) as server:
+            for _ in range(2):
+                assert await ask(server, b"") == b""
+            statistics = server.statistics()
+        if ended_well and not own:
+            assert (statistics.finished, statistics.handler_errors) == (2, 0)
+            assert not caplog.records
+        else:
+            assert (statistics.finished, statistics.handler_errors) == (0, 2)
+            words = "of aclose" if ended_well else "of the handler"
+            told = [r.exc_info[1] for r in caplog.records if r.exc_info]
+            assert [words in str(raised) for raised in told] == [True, True]
+
     async def test_failures_are_counted_by_kind(self, caplog):
         errors = [KeyError("x"), HandshakeError(None, "refused", reason="BAD_CERTIFICATE"), None]
 

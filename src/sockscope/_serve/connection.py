@@ -162,20 +162,32 @@ def needs_farewell(stream: StreamSocket, connection: Any, ended_well: bool) -> b
     return ended_well and stream.is_open and bool(stream._linger_seconds())
 
 
-async def say_farewell(stream: StreamSocket, connection: Any, ended_well: bool) -> None:
-    """Close what the handler had, in time; the stream below is the caller's to close."""
+async def say_farewell(stream: StreamSocket, connection: Any, ended_well: bool) -> Exception | None:
+    """Close what the handler had, in time; the stream below is the caller's to close.
+
+    Returns:
+      What its closing has raised, unless that only says that the peer has gone.
+    """
     if connection is stream:
         await stream.aclose()  # its option linger bounds the time
-        return
+        return None
     try:
         if ended_well:
             with trio.move_on_after(_FAREWELL_SECONDS):
                 await connection.aclose()
         else:
             await close_at_once(connection.aclose)
-    except CLOSING_ERRORS as exc:
-        # That the peer has gone since is no error of the handler's.
+    except Exception as exc:
         LOGGER.debug("closing %r: %s", connection, exc)
+        return None if _tells_of_the_peer(exc) else exc
+    return None
+
+
+def _tells_of_the_peer(exc: BaseException) -> bool:
+    """Whether *exc* is no error of the connection's own code."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(map(_tells_of_the_peer, exc.exceptions))
+    return isinstance(exc, CLOSING_ERRORS)
 
 
 def outcome_of(result: Result | None, stream: StreamSocket) -> Outcome:

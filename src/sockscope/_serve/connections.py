@@ -212,7 +212,9 @@ class Connections(Generic[T]):
         ended_well = type(result) is outcome.Value
         try:
             if needs_farewell(stream, connection, ended_well):
-                await say_farewell(stream, connection, ended_well)
+                failure = await say_farewell(stream, connection, ended_well)
+                if failure is not None and ended_well:
+                    result = outcome.Error(failure)  # as if the handler had raised it
         finally:
             how = outcome_of(result, stream)
             if result is None or how == "cancelled" or not self._let_linger(stream):

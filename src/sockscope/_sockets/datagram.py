@@ -185,7 +185,10 @@ class DatagramSocket(Receiving, BatchSending, trio.abc.AsyncResource):
     def detach(self) -> int:
         """Give the descriptor away: this socket is closed, the descriptor lives on.
 
-        Groups stay joined. A local socket's path stays, too.
+        Groups stay joined. A local socket's path stays, too. What waits in the queue goes
+        with the descriptor, but not after a `receive_many`: then it may be in trains, which
+        others would take for single datagrams, and is thrown away. With the option ``gro``
+        set to False that does not happen.
 
         Returns:
           The descriptor's number; closing it is now the caller's business.
