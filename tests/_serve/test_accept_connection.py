@@ -19,6 +19,7 @@ from sockscope import (
     serve,
     serve_passive,
 )
+from sockscope._serve.lending import Lender
 from sockscope.testing import cancel_everywhere, open_loopback_listener
 from tests._serve.test_serve import LOCAL, echo, local
 from tests._serve.waiting import until
@@ -559,3 +560,31 @@ async def test_no_waiting_and_the_only_one_fails():
                 await enter(accept_connection(server, wait=False))
             with pytest.raises(AcceptTimeoutError):
                 await enter(accept_connection(server, timeout=0))
+
+
+async def test_who_was_lent_what_had_ended_stays_first_in_line():
+    lender = Lender(prepares=False)
+    got = []
+
+    async def borrow(name):
+        loan = await lender.borrow()
+        got.append((name, loan.connection))
+        loan.give_back(None)
+
+    def lend(connection):
+        stream = object()
+        lender.begin(stream)
+        return lender.lend(stream, connection)
+
+    async with trio.open_nursery() as nursery:
+        for name in ("first", "second"):
+            nursery.start_soon(borrow, name)
+            await trio.testing.wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()  # its server ends in the step in which it is lent
+            await lend("ended")
+        await trio.testing.wait_all_tasks_blocked()
+        assert got == []
+        await lend("good")
+        await lend("better")
+    assert got == [("first", "good"), ("second", "better")]
