@@ -132,6 +132,51 @@ async def test_a_server_keeps_it_from_one_connection_to_the_next(always):
     assert open_descriptors() == before
 
 
+async def test_it_is_used_while_a_wake_serves_several(adaptive, monkeypatch):
+    """One at a time, as under a light load, they wait by Trio's own call, but for the idle."""
+    monkeypatch.setattr(engine, "_TRIAL", 40)
+    monkeypatch.setattr(engine, "_UNTIL_NEXT_TRIAL", 100)
+    monkeypatch.setattr(engine, "_IDLE", 400)
+    running = engine.Engine()
+    engine._engine.set(running)
+
+    async def receive_all_of(stream):
+        async for _ in stream:
+            pass
+
+    async with AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(open_loopback_pair()) for _ in range(MANY)]
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        for near, _ in pairs:
+            nursery.start_soon(receive_all_of, near)
+        await wait_all_tasks_blocked()
+        idle, *busy = pairs
+
+        async def send(together, rounds):
+            for _ in range(rounds):
+                for _, far in busy:
+                    far._sock.send(b"x")
+                    if not together:
+                        await wait_all_tasks_blocked()
+                await wait_all_tasks_blocked()
+
+        await send(together=False, rounds=5)
+        assert not running._serves_several
+        assert all(near._registered == -1 for near, _ in busy)
+        await send(together=True, rounds=20)
+        assert running._serves_several
+        # Not all: who has its turn late in one wake and early in the next is busy.
+        assert sum(is_asleep_in_engine(near) for near, _ in busy) > MANY // 4
+        while running._serves_several:
+            await send(together=False, rounds=1)
+        while running._waits - idle[0]._latest_wait < 500:
+            await send(together=False, rounds=1)
+        idle[1]._sock.send(b"x")
+        await wait_all_tasks_blocked()
+        assert is_asleep_in_engine(idle[0])
+        nursery.cancel_scope.cancel()
+
+
 async def test_few_streams_wait_by_trios_own_call(adaptive):
     async with open_loopback_pair() as (near, far), trio.open_nursery() as nursery:
         got = []

@@ -5,8 +5,9 @@ cheaper to register a stream once, edge-triggered, in an epoll descriptor of our
 and to wait for *that* one with Trio: a single task wakes, takes all events there are,
 and reschedules whoever they are for. For a stream that is busy among few the detour
 costs more than it saves; so the engine counts waits, and a stream that comes back before
-many others have waited does so by Trio's own call. One that is idle always sleeps here,
-where it costs a thousand bytes less.
+many others have waited does so by Trio's own call. So do all that are not idle while a
+wake brings no more than one of them, as under a light load, which is looked at now and
+then. One that is idle always sleeps here, where it costs a thousand bytes less.
 
 What holds it together:
 
@@ -43,6 +44,13 @@ from sockscope._sockets.kqueue import ENDED, READABLE, WRITABLE, KqueuePoll
 
 # A stream's waits with so many of others between are worth the detour: measured.
 _MANY: Final = 8
+# After as many it counts as idle.
+_IDLE: Final = 2048
+# How many waits it takes to see how many tasks a wake serves; how many on average make the
+# detour worth its price; and after how many waits by Trio's call it is looked at again.
+_TRIAL: Final = 128
+_SEVERAL: Final = 2
+_UNTIL_NEXT_TRIAL: Final = 8192
 # A client's first wait is not: many end after it. A server's may be a long one.
 FIRST_BY_TRIO: Final = -1
 # A wait that failed for want of kernel memory is tried again after so many seconds.
@@ -94,6 +102,10 @@ class Engine:
         self._streams: dict[int, Waiter] = {}
         # How often a stream of this run has waited, here or by Trio's own call.
         self._waits = 0
+        # Whether a wake serves several tasks; by those of this trial, until when it lasts.
+        self._serves_several = True
+        self._wakes = self._woken = 0
+        self._next_look = _TRIAL
         self._running = False
         self._holders = 0
 
@@ -115,9 +127,22 @@ class Engine:
 
     def is_worth_it(self, stream: Waiter) -> bool:
         """Whether the wait that *stream* is about to begin had better be here."""
-        self._waits += 1
-        latest, stream._latest_wait = stream._latest_wait, self._waits
-        return (latest >= 0 and self._waits - latest > _MANY) or _ALWAYS
+        self._waits = now = self._waits + 1
+        if now >= self._next_look:
+            self._look()
+        latest, stream._latest_wait = stream._latest_wait, now
+        if _ALWAYS or latest <= 0:
+            return _ALWAYS or (latest == 0 and now > _MANY)
+        return now - latest > (_MANY if self._serves_several else _IDLE)
+
+    def _look(self) -> None:
+        """See whether a wake serves several tasks, or let that be tried again."""
+        if self._serves_several:
+            self._serves_several = self._woken >= _SEVERAL * self._wakes
+        else:
+            self._serves_several = True
+        self._wakes = self._woken = 0
+        self._next_look = self._waits + (_TRIAL if self._serves_several else _UNTIL_NEXT_TRIAL)
 
     def register(self, stream: Waiter) -> bool:
         """Take *stream* in; whether that could be done.
@@ -195,6 +220,7 @@ class Engine:
         self._close()
 
     def _deliver(self, events: list[tuple[int, int]]) -> None:
+        woken = 0
         for fd, mask in events:
             stream = self._streams.get(fd)
             if stream is None:
@@ -207,9 +233,15 @@ class Engine:
                 if stream._reader is not None:
                     task, stream._reader = stream._reader, None
                     reschedule(task)
+                    woken += 1
             if mask & _WRITABLE and stream._writer is not None:
                 task, stream._writer = stream._writer, None
                 reschedule(task)
+                woken += 1
+        # That a new stream may be written to wakes nobody.
+        if woken:
+            self._wakes += 1
+            self._woken += woken
 
 
 _engine: Final[RunVar[Engine]] = RunVar("sockscope.engine")
