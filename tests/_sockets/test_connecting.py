@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from sockscope import (
     NameNotFoundError,
     SocketError,
     SocketOptions,
+    make_socket,
     open_socket,
 )
 from sockscope._sockets import connecting
@@ -259,3 +261,20 @@ class open_full_listener:
         for client in self.clients:
             client.close()
         await self.passive.__aexit__(*exc_info)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not asked a second time")
+async def test_to_this_machine_it_does_not_wait(monkeypatch, loopback_kind):
+    """Nor where it is refused: the handshake is over when connect(2) returns."""
+
+    async def never(sock):
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(trio.lowlevel, "wait_writable", never)
+    async with open_loopback_listener(loopback_kind) as listener:
+        address = listener.address
+        async with open_socket(address):
+            pass
+    with pytest.raises(ConnectError) as caught:
+        await make_socket(address)
+    assert caught.value.errno in (errno.ECONNREFUSED, errno.ENOENT)

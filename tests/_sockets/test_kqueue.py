@@ -12,6 +12,7 @@ import pytest
 
 from sockscope._sockets import engine, kqueue
 from sockscope._sockets.kqueue import ENDED, READABLE, WRITABLE, KqueuePoll
+from sockscope.testing import open_loopback_pair
 from tests._sockets import imitated_kqueue
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it is imitated by epoll")
@@ -101,7 +102,9 @@ def test_it_is_used_only_where_it_is_asked_for():
         assert done.stdout.strip() == told
 
 
-def test_above_it_no_short_receive_is_trusted(monkeypatch):
-    assert engine.tells_of_urgent_data()
+async def test_above_it_no_short_receive_is_trusted(monkeypatch):
+    async with open_loopback_pair() as (near, _):
+        assert near._short_means_empty
     monkeypatch.setattr(engine, "_new_poll", KqueuePoll)
-    assert not engine.tells_of_urgent_data()
+    async with open_loopback_pair() as (near, _):
+        assert not near._short_means_empty

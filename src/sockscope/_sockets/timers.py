@@ -56,7 +56,8 @@ class Deadlines:
         """
         self._holders += 1
         try:
-            self._start()
+            if self._sleep is None:
+                self._start()
             yield
         finally:
             self._holders -= 1
@@ -77,9 +78,8 @@ class Deadlines:
             self._sleep.deadline = due
 
     def _start(self) -> None:
-        if self._sleep is None:
-            self._sleep = trio.CancelScope()
-            trio.lowlevel.spawn_system_task(self._run)
+        self._sleep = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._run)
 
     def forget(self, timed: Timed) -> None:
         """*timed* has no deadlines any more."""
